@@ -1,0 +1,6 @@
+//! Bailiwick: durable task orchestration with authority built in.
+//!
+//! The modules are a list, not a web: each uses only modules above it in the
+//! table of `README.md#architecture`; `tests/it/architecture.rs` holds it.
+
+

@@ -1,0 +1,3 @@
+//! The `bailiwick` program: see `bailiwick --help`.
+
+fn main() {}

@@ -3,4 +3,6 @@
 //! The modules are a list, not a web: each uses only modules above it in the
 //! table of `README.md#architecture`; `tests/it/architecture.rs` holds it.
 
+pub mod domain;
 
+pub mod pb;

@@ -1,0 +1,117 @@
+//! Writes `rules.rs`: for the request of each RPC the right that its rule
+//! names, so that a handler can only get the proof of its own method.
+
+use std::{collections::BTreeMap, env, error::Error, fmt::Write as _, fs, path::PathBuf};
+
+use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let protos = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("proto");
+    println!("cargo::rerun-if-changed={}", protos.display());
+
+    let mut files: Vec<PathBuf> = fs::read_dir(protos.join("bailiwick/v1"))?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    files.sort();
+    let mut compiler = protox::Compiler::new([&protos])?;
+    compiler.include_imports(true);
+    compiler.open_files(&files)?;
+    let pool = DescriptorPool::decode(compiler.encode_file_descriptor_set().as_slice())?;
+    let extension = pool
+        .get_extension_by_name("bailiwick.access.v1.rule")
+        .ok_or("proto/bailiwick/access/v1/access.proto has no extension `rule`")?;
+
+    // Several RPCs may share a message only as a part of another; a request
+    // belongs to one RPC, which buf's lint holds. `StreamWork` takes its
+    // proof from its first message's `open`.
+    let mut rules = BTreeMap::new();
+    for method in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
+        if let Value::Message(rule) = &*method.options().get_extension(&extension) {
+            rules.insert(method.full_name().to_owned(), implementations(&method, rule)?);
+        }
+    }
+    let code: String = rules.into_values().collect();
+    fs::write(PathBuf::from(env::var("OUT_DIR")?).join("rules.rs"), code)?;
+    Ok(())
+}
+
+fn text(rule: &DynamicMessage, field: &str) -> String {
+    rule.get_field_by_name(field)
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+fn implementations(
+    method: &MethodDescriptor,
+    rule: &DynamicMessage,
+) -> Result<String, Box<dyn Error>> {
+    let request = format!("crate::pb::v1::{}", method.input().name());
+    let mut code = format!("// {}\n", method.full_name());
+    if !text(rule, "authenticated").is_empty() {
+        writeln!(code, "impl Authenticated for {request} {{}}")?;
+    }
+    let permission = text(rule, "permission");
+    if permission.is_empty() {
+        return Ok(code);
+    }
+    let right: String = permission.split([':', '_']).map(capitalised).collect();
+    writeln!(
+        code,
+        "impl Guarded for {request} {{ type Right = crate::domain::permission::right::{right}; }}"
+    )?;
+    let namespace_field = text(rule, "namespace_field");
+    if !namespace_field.is_empty() {
+        writeln!(
+            code,
+            "impl Namespaced for {request} {{ fn namespace_text(&self) -> &str {{ {} }} }}",
+            namespace_getter(method, &namespace_field)?
+        )?;
+    }
+    let filtered = rule.get_field_by_name("filtered").and_then(|value| value.as_bool());
+    if !text(rule, "object").is_empty() || filtered == Some(true) {
+        writeln!(code, "impl Scoped for {request} {{}}")?;
+    }
+    if !text(rule, "global").is_empty() {
+        writeln!(code, "impl Global for {request} {{}}")?;
+    }
+    Ok(code)
+}
+
+/// `open.namespace` of `StreamWorkRequest` becomes a match on its oneof.
+fn namespace_getter(method: &MethodDescriptor, path: &str) -> Result<String, Box<dyn Error>> {
+    let Some((outer, inner)) = path.split_once('.') else {
+        return Ok(format!("&self.{path}"));
+    };
+    let field = method
+        .input()
+        .get_field_by_name(outer)
+        .ok_or_else(|| format!("{}: no field `{outer}`", method.full_name()))?;
+    Ok(match field.containing_oneof() {
+        Some(oneof) => format!(
+            "match &self.{oneof} {{ Some(crate::pb::v1::{module}::{variant}::{case}(inner)) => &inner.{inner}, _ => \"\" }}",
+            oneof = oneof.name(),
+            module = snake(method.input().name()),
+            variant = capitalised(oneof.name()),
+            case = capitalised(outer),
+        ),
+        None => format!("self.{outer}.as_ref().map_or(\"\", |inner| &inner.{inner})"),
+    })
+}
+
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters
+        .next()
+        .map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + letters.as_str())
+}
+
+fn snake(name: &str) -> String {
+    let mut snake = String::new();
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.push(letter.to_ascii_lowercase());
+    }
+    snake
+}

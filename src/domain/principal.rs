@@ -1,0 +1,225 @@
+//! Who acts: every credential becomes a principal.
+
+use std::{fmt, sync::Arc};
+
+use super::{Area, Namespace, Permission, PermissionSet, Scope, Timestamp};
+
+/// Where a credential comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// The configuration.
+    Config,
+    /// An identity provider: a JWT.
+    Idp,
+    /// The database.
+    Database,
+    /// The token file.
+    File,
+    /// A registered agent or node.
+    Agent,
+    /// A lease: a step token.
+    Lease,
+    /// A web session.
+    Session,
+    /// A client certificate.
+    Certificate,
+    /// Auth is off.
+    Disabled,
+}
+
+impl Source {
+    /// As it is shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Idp => "idp",
+            Self::Database => "database",
+            Self::File => "file",
+            Self::Agent => "agent",
+            Self::Lease => "lease",
+            Self::Session => "session",
+            Self::Certificate => "certificate",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+/// How a credential was presented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Method {
+    /// An API key.
+    ApiKey,
+    /// A JWT as bearer.
+    Jwt,
+    /// Another token as bearer.
+    Token,
+    /// Nothing: auth is off.
+    None,
+}
+
+impl Method {
+    /// As it is shown, and the label of metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ApiKey => "api_key",
+            Self::Jwt => "jwt",
+            Self::Token => "token",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Permissions and where they hold (SE-01).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// What.
+    pub permissions: PermissionSet,
+    /// Where.
+    pub scope: Scope,
+}
+
+/// Who a principal is: the subject counts only together with where it comes
+/// from (SE-02).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity {
+    /// Where the credential comes from.
+    pub source: Source,
+    /// The issuer of a JWT; empty for other sources.
+    pub issuer: Arc<str>,
+    /// The subject.
+    pub subject: Arc<str>,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.source.as_str())?;
+        if !self.issuer.is_empty() {
+            write!(f, "{}#", self.issuer)?;
+        }
+        f.write_str(&self.subject)
+    }
+}
+
+/// An authenticated caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// Who.
+    pub identity: Identity,
+    /// How the credential was presented.
+    pub method: Method,
+    /// What it holds.
+    pub grants: Vec<Grant>,
+    /// When the credential ends.
+    pub not_after: Option<Timestamp>,
+    /// The public id of the credential; never the credential.
+    pub credential_id: Arc<str>,
+    /// Narrows the RPCs of workers further (`worker_namespaces`).
+    pub worker_scope: Option<Scope>,
+}
+
+impl Principal {
+    /// The principal of auth off, which may do everything. Made here alone.
+    #[must_use]
+    pub fn auth_off() -> Self {
+        Self {
+            identity: Identity {
+                source: Source::Disabled,
+                issuer: "".into(),
+                subject: "anonymous".into(),
+            },
+            method: Method::None,
+            grants: vec![Grant { permissions: PermissionSet::star(), scope: Scope::Everything }],
+            not_after: None,
+            credential_id: "".into(),
+            worker_scope: None,
+        }
+    }
+
+    /// Root: `*` with scope everything from a configuration key or a line of
+    /// the token file, or auth off; nothing else (SE-05).
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        match self.identity.source {
+            Source::Config | Source::File | Source::Disabled => self
+                .grants
+                .iter()
+                .any(|grant| grant.permissions.is_star() && grant.scope == Scope::Everything),
+            Source::Idp
+            | Source::Database
+            | Source::Agent
+            | Source::Lease
+            | Source::Session
+            | Source::Certificate => false,
+        }
+    }
+
+    /// Whether any grant has the permission, wherever it holds.
+    #[must_use]
+    pub fn holds(&self, permission: Permission) -> bool {
+        self.grants.iter().any(|grant| grant.permissions.contains(permission))
+    }
+
+    /// Where the permission holds: the union over the grants that have it,
+    /// for a worker's permission cut by `worker_scope`.
+    #[must_use]
+    pub fn scope_of(&self, permission: Permission) -> Scope {
+        let scope = self
+            .grants
+            .iter()
+            .filter(|grant| grant.permissions.contains(permission))
+            .fold(Scope::NOWHERE, |scope, grant| scope.union(grant.scope.clone()));
+        match (&self.worker_scope, permission) {
+            (Some(worker), Permission::WorkLease) => scope.intersection(worker),
+            _ => scope,
+        }
+    }
+
+    /// Whether one single grant has the permission in the namespace (SE-01).
+    #[must_use]
+    pub fn may(&self, permission: Permission, namespace: &Namespace) -> bool {
+        self.scope_of(permission).contains(namespace)
+    }
+
+    /// Whether the permission holds in a whole area.
+    #[must_use]
+    pub fn may_in_area(&self, permission: Permission, area: &Area) -> bool {
+        self.scope_of(permission).contains_area(area)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant(permission: &str, scope: &str) -> Grant {
+        let mut permissions = PermissionSet::empty();
+        assert!(permissions.add(permission, &std::collections::BTreeSet::new()));
+        let scope = Scope::parse(&[scope]).unwrap_or(Scope::NOWHERE);
+        Grant { permissions, scope }
+    }
+
+    #[test]
+    fn se_01_grants_do_not_mix() {
+        let mut principal = Principal::auth_off();
+        principal.grants = vec![grant("*", "a"), grant("tasks:read", "b")];
+        let b = Namespace::parse("b").unwrap_or_else(|error| unreachable!("{error}"));
+        assert!(principal.holds(Permission::TasksCreate));
+        assert!(!principal.may(Permission::TasksCreate, &b));
+        assert!(principal.may(Permission::TasksRead, &b));
+    }
+
+    #[test]
+    fn se_05_only_configuration_makes_root() {
+        let mut principal = Principal::auth_off();
+        assert!(principal.is_root());
+        for source in [Source::Idp, Source::Database, Source::Agent, Source::Session] {
+            principal.identity.source = source;
+            assert!(!principal.is_root(), "{source:?}");
+        }
+        principal.identity.source = Source::Config;
+        principal.grants = vec![grant("*", "shop")];
+        assert!(!principal.is_root());
+    }
+}

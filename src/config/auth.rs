@@ -1,0 +1,418 @@
+//! `[auth]`: what may be presented, and what it is worth.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::HeaderName;
+use sha2::{Digest, Sha256};
+
+use super::{Error, Reach, given, number, raw};
+use crate::domain::{Permission, PermissionSet, Scope};
+
+/// Keys that stand in the documentation and in examples: everybody knows
+/// them, so they open nothing beyond this machine (SE-21).
+pub const DOCUMENTED_KEYS: &[&str] =
+    &["sk-prod-key-1", "sk-prod-key-2", "sk-test-key-1", "sk-example-key", "your-api-key"];
+
+/// The largest file with a public key.
+const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
+/// The longest API key.
+const API_KEY_BYTES_MAX: usize = 1024;
+/// The longest description of a key.
+const DESCRIPTION_BYTES_MAX: usize = 256;
+
+/// Who may call.
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// Whether callers need credentials.
+    pub mode: Mode,
+    /// Permissions of other services, which this one only answers about.
+    pub extra_permissions: BTreeSet<Arc<str>>,
+    /// How long generated tokens live.
+    pub jwt_token_expiry: Duration,
+}
+
+/// Whether callers need credentials.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    /// Everybody is the one principal of auth off.
+    Off,
+    /// Callers need one of these.
+    On(Box<Credentials>),
+}
+
+/// The credentials that count.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// How JWTs are verified; none are taken without it.
+    pub jwt: Option<Jwt>,
+    /// The header that carries an API key.
+    pub api_key_header: HeaderName,
+    /// The keys that count; none while they are disabled.
+    pub api_keys: Vec<ApiKey>,
+}
+
+/// How JWTs are verified.
+#[derive(Clone, Debug)]
+pub struct Jwt {
+    /// The public key, a PEM.
+    pub public_key: String,
+    /// Where the key was found, for messages.
+    pub origin: String,
+    /// What `iss` must be.
+    pub issuer: Arc<str>,
+    /// What `aud` must be or contain.
+    pub audience: String,
+    /// What is allowed; none means what the key's kind says.
+    pub algorithms: Option<Vec<Algorithm>>,
+    /// How far the issuer's clock may be off.
+    pub leeway: Duration,
+    /// The claim with the permissions.
+    pub permissions_claim: String,
+    /// Whether a token with an unknown permission is refused.
+    pub strict: bool,
+    /// Whether unknown permissions are logged.
+    pub log_unknown: bool,
+    /// The scope of a token without the claim `namespaces`.
+    pub default_scope: Scope,
+}
+
+/// The algorithms of signatures that are taken at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// RSA with PKCS#1 v1.5 and SHA-256.
+    Rs256,
+    /// ECDSA over P-256 with SHA-256.
+    Es256,
+    /// Ed25519.
+    EdDsa,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Rs256, Self::Es256, Self::EdDsa];
+
+    /// As a JWT names it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Es256 => "ES256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An API key. The key itself is gone: its digest is all that is needed.
+#[derive(Clone)]
+pub struct ApiKey {
+    /// The subject: the description, or `api-key-N` by its place.
+    pub subject: Arc<str>,
+    /// The SHA-256 of the key.
+    pub digest: [u8; 32],
+    /// What it may.
+    pub permissions: PermissionSet,
+    /// Where.
+    pub scope: Scope,
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ApiKey({})", self.subject)
+    }
+}
+
+/// Validates the table.
+pub(super) fn auth(
+    raw: &raw::Auth,
+    base: &Path,
+    reach: Reach,
+    warnings: &mut Vec<String>,
+) -> Result<Auth, Error> {
+    check_methods(raw)?;
+    let extra_permissions = extra_permissions(&raw.extra_permissions)?;
+    let api_key_header = api_key_header(&raw.api_key_header)?;
+    let api_keys = api_keys(&raw.api_keys, &extra_permissions, reach)?;
+    let jwt_token_expiry = token_expiry(raw)?;
+    let jwt = jwt(raw, base)?;
+    let mode = if raw.enabled {
+        let api_keys = if raw.api_keys_enabled { api_keys } else { Vec::new() };
+        if jwt.is_none() && api_keys.is_empty() {
+            warnings.push(
+                "auth is on, and neither an API key nor a JWT key is configured: every call will \
+                 be refused"
+                    .to_owned(),
+            );
+        }
+        Mode::On(Box::new(Credentials { jwt, api_key_header, api_keys }))
+    } else {
+        check_auth_off(raw.allow_unauthenticated_remote, reach, warnings)?;
+        Mode::Off
+    };
+    Ok(Auth { mode, extra_permissions, jwt_token_expiry })
+}
+
+/// How long generated tokens live.
+pub(super) fn token_expiry(raw: &raw::Auth) -> Result<Duration, Error> {
+    number("auth.jwt_token_expiry_hours", raw.jwt_token_expiry_hours, 1, 8760)
+        .map(|hours: u64| Duration::from_secs(hours * 3600))
+}
+
+fn check_methods(raw: &raw::Auth) -> Result<(), Error> {
+    const METHOD: &str = "auth.jwt_verification_method";
+    match raw.jwt_verification_method.as_str() {
+        "public_key" => {}
+        "jwks" => return Err(Error::NotYet { key: format!("{METHOD} = \"jwks\"") }),
+        other => {
+            let problem = format!("`{other}` is neither `public_key` nor `jwks`");
+            return Err(Error::invalid(METHOD, problem));
+        }
+    }
+    match raw.token_store.as_str() {
+        "database" => Ok(()),
+        "file" => Err(Error::NotYet { key: "auth.token_store = \"file\"".to_owned() }),
+        other => {
+            let problem = format!("`{other}` is neither `database` nor `file`");
+            Err(Error::invalid("auth.token_store", problem))
+        }
+    }
+}
+
+fn check_auth_off(
+    allowed_remote: bool,
+    reach: Reach,
+    warnings: &mut Vec<String>,
+) -> Result<(), Error> {
+    match (reach, allowed_remote) {
+        (Reach::Loopback, _) => {
+            warnings.push("auth is off: every local program may do everything".to_owned());
+        }
+        (Reach::Beyond, true) => {
+            warnings.push("auth is off beyond loopback: everybody may do everything".to_owned());
+        }
+        (Reach::Beyond, false) => {
+            return Err(Error::invalid(
+                "auth.enabled",
+                "auth is off and a listener is reachable beyond loopback: set `auth.enabled = \
+                 true`, listen on 127.0.0.1, or, if everybody may do everything, set \
+                 `auth.allow_unauthenticated_remote = true`",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// SE-42, SE-03: foreign names stay apart from the vocabulary, so that none
+/// of its wildcards gains anything.
+fn extra_permissions(names: &[String]) -> Result<BTreeSet<Arc<str>>, Error> {
+    let segment = |segment: &str| {
+        !segment.is_empty()
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+    };
+    let mut extra = BTreeSet::new();
+    for name in names {
+        let wrong = |problem: &str| {
+            Err(Error::invalid("auth.extra_permissions", format!("`{name}` {problem}")))
+        };
+        let Some((resource, _)) = name.rsplit_once(':') else {
+            return wrong("is not of the form `resource:action`");
+        };
+        if !name.split(':').all(segment) {
+            return wrong("is not of the form `resource:action`; wildcards cannot be declared");
+        }
+        let built_in = Permission::ALL.iter().any(|permission| permission.resource() == resource);
+        if built_in || resource == "auth" || resource.starts_with("auth:") {
+            return wrong("belongs to a resource of Bailiwick itself");
+        }
+        extra.insert(Arc::from(name.as_str()));
+    }
+    Ok(extra)
+}
+
+fn api_key_header(name: &str) -> Result<HeaderName, Error> {
+    const TAKEN: &[&str] = &[
+        "authorization",
+        "accept",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "forwarded",
+        "host",
+        "origin",
+        "te",
+        "trailer",
+        "traceparent",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+        "x-forwarded-for",
+        "x-request-id",
+    ];
+    const KEY: &str = "auth.api_key_header";
+    let header = HeaderName::try_from(name)
+        .map_err(|_| Error::invalid(KEY, format!("`{name}` is not a header's name")))?;
+    // gRPC decodes `-bin` from base64 and keeps `grpc-` for itself.
+    let grpc = header.as_str().starts_with("grpc-") || header.as_str().ends_with("-bin");
+    if grpc || TAKEN.contains(&header.as_str()) {
+        return Err(Error::invalid(KEY, format!("`{name}` has another meaning already")));
+    }
+    Ok(header)
+}
+
+fn api_keys(
+    raw: &[raw::ApiKey],
+    extra: &BTreeSet<Arc<str>>,
+    reach: Reach,
+) -> Result<Vec<ApiKey>, Error> {
+    let mut places: BTreeMap<[u8; 32], String> = BTreeMap::new();
+    let mut keys = Vec::with_capacity(raw.len());
+    for (entry, number) in raw.iter().zip(1_usize..) {
+        let description = given(entry.description.clone());
+        let place = match &description {
+            Some(description) => {
+                format!("auth.api_keys #{number} ({})", description.escape_debug())
+            }
+            None => format!("auth.api_keys #{number}"),
+        };
+        let key = api_key(entry, number, description, extra)
+            .map_err(|problem| Error::invalid(place.as_str(), problem))?;
+        if reach == Reach::Beyond && DOCUMENTED_KEYS.contains(&entry.key.as_str()) {
+            return Err(Error::invalid(
+                place,
+                "this key stands in the documentation, so everybody knows it; it is refused while \
+                 a listener is reachable beyond loopback",
+            ));
+        }
+        if let Some(other) = places.get(&key.digest) {
+            return Err(Error::invalid(place, format!("has the same key as {other}")));
+        }
+        places.insert(key.digest, place);
+        keys.push(key);
+    }
+    Ok(keys)
+}
+
+/// A problem never shows the key.
+fn api_key(
+    entry: &raw::ApiKey,
+    number: usize,
+    description: Option<String>,
+    extra: &BTreeSet<Arc<str>>,
+) -> Result<ApiKey, String> {
+    let subject = description.unwrap_or_else(|| format!("api-key-{number}"));
+    if subject.len() > DESCRIPTION_BYTES_MAX || subject.chars().any(char::is_control) {
+        return Err(format!(
+            "`description` must have at most {DESCRIPTION_BYTES_MAX} bytes and no control characters"
+        ));
+    }
+    // A comma would read as two keys (SE-14).
+    let sendable = |byte: u8| byte.is_ascii_graphic() && byte != b',';
+    if entry.key.is_empty()
+        || entry.key.len() > API_KEY_BYTES_MAX
+        || !entry.key.bytes().all(sendable)
+    {
+        return Err(format!(
+            "`key` must be 1 to {API_KEY_BYTES_MAX} visible ASCII characters without a comma"
+        ));
+    }
+    let mut permissions = PermissionSet::empty();
+    for name in &entry.permissions {
+        if !permissions.add(name, extra) {
+            return Err(format!("unknown permission `{}`", name.escape_debug()));
+        }
+    }
+    let scope = entry.namespaces.as_ref().map_or(Ok(Scope::Everything), |names| {
+        Scope::parse(names).map_err(|error| error.to_string())
+    })?;
+    let digest = Sha256::digest(entry.key.as_bytes()).into();
+    Ok(ApiKey { subject: subject.into(), digest, permissions, scope })
+}
+
+/// `None` when auth is off or no key is configured.
+fn jwt(raw: &raw::Auth, base: &Path) -> Result<Option<Jwt>, Error> {
+    let algorithms = raw.jwt_allowed_algorithms.as_deref().map(algorithms).transpose()?;
+    let leeway =
+        number("auth.jwt_leeway_seconds", raw.jwt_leeway_seconds, 0, 5).map(Duration::from_secs)?;
+    let default_scope = Scope::parse(&raw.jwt_namespaces)
+        .map_err(|error| Error::invalid("auth.jwt_namespaces", error.to_string()))?;
+    number::<u64>(
+        "auth.jwks_refresh_interval_seconds",
+        raw.jwks_refresh_interval_seconds,
+        1,
+        1 << 32,
+    )?;
+    number::<u64>("auth.jwks_max_stale_seconds", raw.jwks_max_stale_seconds, 0, 1 << 32)?;
+    if raw.permissions_claim.trim().is_empty() || RESERVED.contains(&raw.permissions_claim.as_str())
+    {
+        return Err(Error::invalid("auth.permissions_claim", "not the name of a claim of its own"));
+    }
+    if !raw.enabled {
+        return Ok(None);
+    }
+    let Some((public_key, origin)) = public_key(raw, base)? else { return Ok(None) };
+    let required = |key: &str, value: &Option<String>| {
+        given(value.clone()).ok_or_else(|| {
+            Error::invalid(key, "required with a JWT key: without it tokens made for others count")
+        })
+    };
+    Ok(Some(Jwt {
+        public_key,
+        origin,
+        issuer: required("auth.jwt_issuer", &raw.jwt_issuer)?.into(),
+        audience: required("auth.jwt_audience", &raw.jwt_audience)?,
+        algorithms,
+        leeway,
+        permissions_claim: raw.permissions_claim.clone(),
+        strict: raw.strict_validation,
+        log_unknown: raw.log_unknown_permissions,
+        default_scope,
+    }))
+}
+
+/// Claims with a meaning of their own.
+const RESERVED: &[&str] =
+    &["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "namespaces", "worker_namespaces"];
+
+fn algorithms(names: &[String]) -> Result<Vec<Algorithm>, Error> {
+    const KEY: &str = "auth.jwt_allowed_algorithms";
+    let known = |name: &String| {
+        Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name).ok_or_else(|| {
+            Error::invalid(KEY, format!("`{name}` is none of RS256, ES256 and EdDSA"))
+        })
+    };
+    if names.is_empty() {
+        return Err(Error::invalid(KEY, "an empty list would refuse every token; leave it out"));
+    }
+    names.iter().map(known).collect()
+}
+
+/// The PEM and where it comes from; the path wins (TK-35).
+fn public_key(raw: &raw::Auth, base: &Path) -> Result<Option<(String, String)>, Error> {
+    let Some(path) = given(raw.jwt_public_key_path.clone()) else {
+        let inline = given(raw.jwt_public_key.clone());
+        return Ok(inline.map(|pem| (pem, "auth.jwt_public_key".to_owned())));
+    };
+    let path: PathBuf = base.join(path);
+    let failed = |source| Error::Read {
+        what: "the JWT public key (auth.jwt_public_key_path)",
+        path: path.clone(),
+        source,
+    };
+    if fs::metadata(&path).map_err(failed)?.len() > KEY_FILE_BYTES_MAX {
+        return Err(failed(std::io::ErrorKind::FileTooLarge.into()));
+    }
+    let pem = fs::read_to_string(&path).map_err(failed)?;
+    Ok(Some((pem, path.display().to_string())))
+}

@@ -1,0 +1,194 @@
+//! The settings as they are written. The fields' names are the keys: which
+//! keys are known is read from here and stands nowhere else.
+
+use serde::Deserialize;
+
+/// All tables.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Raw {
+    pub(super) server: Server,
+    pub(super) storage: Storage,
+    pub(super) auth: Auth,
+    pub(super) limits: Limits,
+    pub(super) telemetry: Telemetry,
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+pub(super) struct Server {
+    pub(super) grpc_listen: String,
+    pub(super) http_listen: String,
+    pub(super) config_endpoint_enabled: bool,
+    pub(super) allowed_hosts: Vec<String>,
+    pub(super) allowed_origins: Vec<String>,
+    pub(super) public_url: Option<String>,
+    pub(super) shutdown_grace_seconds: u64,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            grpc_listen: "127.0.0.1:9190".to_owned(),
+            http_listen: "127.0.0.1:8080".to_owned(),
+            config_endpoint_enabled: false,
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            public_url: None,
+            shutdown_grace_seconds: 20,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+pub(super) struct Storage {
+    pub(super) url: String,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { url: "sqlite:bailiwick-data/bailiwick.db".to_owned() }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own in the file")]
+pub(super) struct Auth {
+    pub(super) enabled: bool,
+    pub(super) allow_unauthenticated_remote: bool,
+    pub(super) jwt_issuer: Option<String>,
+    pub(super) jwt_audience: Option<String>,
+    pub(super) jwt_namespaces: Vec<String>,
+    pub(super) jwt_token_expiry_hours: u64,
+    pub(super) jwt_public_key_path: Option<String>,
+    pub(super) jwt_public_key: Option<String>,
+    pub(super) jwt_verification_method: String,
+    pub(super) jwt_allowed_algorithms: Option<Vec<String>>,
+    pub(super) jwt_leeway_seconds: u64,
+    /// Counts once keys come from a JWKS.
+    pub(super) jwks_refresh_interval_seconds: u64,
+    /// Counts once keys come from a JWKS.
+    pub(super) jwks_max_stale_seconds: u64,
+    pub(super) permissions_claim: String,
+    pub(super) strict_validation: bool,
+    pub(super) log_unknown_permissions: bool,
+    pub(super) api_key_header: String,
+    pub(super) api_keys_enabled: bool,
+    pub(super) api_keys: Vec<ApiKey>,
+    pub(super) token_store: String,
+    pub(super) extra_permissions: Vec<String>,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            allow_unauthenticated_remote: false,
+            jwt_issuer: None,
+            jwt_audience: None,
+            jwt_namespaces: vec!["*".to_owned()],
+            jwt_token_expiry_hours: 24,
+            jwt_public_key_path: None,
+            jwt_public_key: None,
+            jwt_verification_method: "public_key".to_owned(),
+            jwt_allowed_algorithms: None,
+            jwt_leeway_seconds: 0,
+            jwks_refresh_interval_seconds: 3600,
+            jwks_max_stale_seconds: 86_400,
+            permissions_claim: "permissions".to_owned(),
+            strict_validation: true,
+            log_unknown_permissions: true,
+            api_key_header: "X-API-Key".to_owned(),
+            api_keys_enabled: true,
+            api_keys: Vec::new(),
+            token_store: "database".to_owned(),
+            extra_permissions: Vec::new(),
+        }
+    }
+}
+
+/// One of `[[auth.api_keys]]`. No `Debug`: it holds the key itself.
+#[derive(Deserialize)]
+pub(super) struct ApiKey {
+    pub(super) key: String,
+    pub(super) permissions: Vec<String>,
+    #[serde(default)]
+    pub(super) namespaces: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) description: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+pub(super) struct Limits {
+    pub(super) body_bytes: u64,
+    pub(super) header_bytes: u64,
+    pub(super) connections: u64,
+    pub(super) concurrent_calls: u64,
+    pub(super) concurrent_streams: u64,
+    pub(super) request_timeout_seconds: u64,
+    pub(super) body_timeout_seconds: u64,
+    pub(super) header_timeout_seconds: u64,
+    pub(super) lease_seconds: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 4 << 20,
+            header_bytes: 32 << 10,
+            connections: 8192,
+            concurrent_calls: 4096,
+            concurrent_streams: 256,
+            // More than the longest long poll, which waits for 60 s.
+            request_timeout_seconds: 90,
+            body_timeout_seconds: 30,
+            header_timeout_seconds: 10,
+            lease_seconds: 30,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+pub(super) struct Telemetry {
+    pub(super) log_format: String,
+    pub(super) log_level: String,
+    pub(super) otlp_endpoint: Option<String>,
+    pub(super) service_name: String,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            log_format: "text".to_owned(),
+            log_level: "info".to_owned(),
+            otlp_endpoint: None,
+            service_name: "bailiwick".to_owned(),
+        }
+    }
+}
+
+/// Settings of later versions. One that is off (`false`, 0, empty) does no
+/// harm; any other would be believed and not hold, so it stops the start.
+pub(super) const LATER: &[(&str, &[&str])] = &[
+    ("server", &["tls_cert", "tls_key", "client_ca"]),
+    (
+        "auth",
+        &["jwks_url", "jwks_url_allow_http", "token_file", "key_encryption_key_file", "namespaces"],
+    ),
+    ("controller", &["listen", "auth_file"]),
+    ("scheduler", &["runners", "run_as"]),
+    (
+        "limits",
+        &[
+            "requests_per_second",
+            "burst",
+            "failed_auth_per_minute",
+            "trusted_proxies",
+            "egress_allow",
+        ],
+    ),
+];

@@ -1,0 +1,425 @@
+use std::{fs, net::SocketAddr};
+
+use super::*;
+use crate::domain::Scope;
+
+fn load(text: &str) -> Result<Settings, Error> {
+    load_with(text, &[])
+}
+
+fn load_with(text: &str, environment: &[(&str, &str)]) -> Result<Settings, Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bailiwick.toml");
+    fs::write(&path, text).unwrap();
+    Settings::load(Some(&path), variables(environment))
+}
+
+fn variables(environment: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    environment.iter().map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+fn problem(text: &str) -> String {
+    load(text).unwrap_err().to_string()
+}
+
+fn credentials(settings: &Settings) -> &Credentials {
+    match &settings.auth.mode {
+        Mode::On(credentials) => credentials,
+        Mode::Off => panic!("auth is off"),
+    }
+}
+
+const KEY: &str = "[[auth.api_keys]]\nkey = \"k1-secret-value\"\npermissions = [\"tasks:read\"]\n";
+
+#[test]
+fn tk_01_defaults_are_loopback_with_auth_off() {
+    let settings = Settings::load(None, variables(&[])).unwrap();
+    assert!(matches!(settings.auth.mode, Mode::Off));
+    assert_eq!(settings.server.grpc_listen, SocketAddr::from(([127, 0, 0, 1], 9190)));
+    assert_eq!(settings.server.http_listen, SocketAddr::from(([127, 0, 0, 1], 8080)));
+    assert_eq!(settings.storage, Storage::Sqlite("bailiwick-data/bailiwick.db".into()));
+    assert!(!settings.server.config_endpoint_enabled);
+    assert_eq!(settings.limits.body_bytes, 4 * 1024 * 1024);
+}
+
+#[test]
+fn tk_01_auth_off_beyond_loopback_is_refused_unless_allowed() {
+    for listen in ["grpc_listen = \"0.0.0.0:1\"", "http_listen = \"[::]:1\""] {
+        let server = format!("[server]\n{listen}\n");
+        assert!(problem(&server).contains("allow_unauthenticated_remote"), "{listen}");
+        let allowed = format!("{server}[auth]\nallow_unauthenticated_remote = true\n");
+        let settings = load(&allowed).unwrap();
+        assert!(settings.warnings.iter().any(|line| line.contains("everybody")));
+        assert!(load(&format!("{server}[auth]\nenabled = true\n")).is_ok());
+    }
+    for listen in ["127.0.0.2:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1"] {
+        assert!(load(&format!("[server]\ngrpc_listen = \"{listen}\"\n")).is_ok(), "{listen}");
+    }
+}
+
+#[test]
+fn unknown_keys_name_the_nearest_known_one() {
+    for (text, key, nearest) in [
+        ("[auth]\nenable = true", "auth.enable", "auth.enabled"),
+        ("[server]\ngrpc_liste = \"x\"", "server.grpc_liste", "server.grpc_listen"),
+        ("[sever]\na = 1", "sever", "server"),
+        ("[server]\ntls_crt = \"x\"", "server.tls_crt", "server.tls_cert"),
+        ("[auth]\njwt_private_key = \"x\"", "auth.jwt_private_key", "auth.jwt_public_key"),
+    ] {
+        let Error::Unknown { key: found, nearest: proposed } = load(text).unwrap_err() else {
+            panic!("{text}");
+        };
+        assert_eq!((found.as_str(), proposed.as_deref()), (key, Some(nearest)));
+    }
+    let Error::Unknown { nearest, .. } = load("[auth]\nzzzzzzzzzzzzzzzzzzzzzzzz = 1").unwrap_err()
+    else {
+        panic!("known");
+    };
+    assert_eq!(nearest, None);
+    let entry = "[[auth.api_keys]]\nkey = \"a\"\npermissions = []\nnamespace = [\"shop\"]";
+    assert!(problem(entry).contains("did you mean `namespaces`"));
+    let variable = load_with("", &[("BAILIWICK__AUTH__ENABLE", "true")]).unwrap_err();
+    assert!(variable.to_string().contains("auth.enabled"));
+}
+
+#[test]
+fn what_comes_later_is_refused_by_name_and_what_is_off_does_no_harm() {
+    for (text, name) in [
+        ("[server]\ntls_cert = \"a.pem\"", "server.tls_cert"),
+        ("[auth]\njwt_verification_method = \"jwks\"", "jwks"),
+        ("[auth]\njwks_url = \"https://idp/keys\"", "auth.jwks_url"),
+        ("[auth]\ntoken_store = \"file\"", "token_store"),
+        ("[[auth.namespaces]]\nprefix = \"a\"", "auth.namespaces"),
+        ("[controller]", "[controller]"),
+        ("[controller]\nlisten = \"127.0.0.1:5678\"", "[controller]"),
+        ("[scheduler]\nrunners = [\"shell\"]", "scheduler.runners"),
+        ("[limits]\nrequests_per_second = 5", "limits.requests_per_second"),
+        ("[storage]\nurl = \"postgres://x/y\"", "postgres://"),
+    ] {
+        let error = load(text).unwrap_err();
+        assert!(matches!(error, Error::NotYet { .. }), "{text}: {error}");
+        assert!(error.to_string().contains(name), "{error}");
+        assert!(error.to_string().contains("not supported by this version yet"), "{error}");
+    }
+    let off = "[auth]\njwks_url = \"\"\njwks_url_allow_http = false\ntoken_store = \"database\"\n\
+               jwks_refresh_interval_seconds = 3600\n[limits]\nrequests_per_second = 0\n\
+               [scheduler]\nrunners = []\n";
+    assert!(load(off).is_ok());
+    let variable = load_with("", &[("BAILIWICK__SERVER__TLS_CERT", "a.pem")]).unwrap_err();
+    assert!(matches!(variable, Error::NotYet { .. }));
+}
+
+#[test]
+fn tk_38_another_verification_method_stops_the_start() {
+    assert!(problem("[auth]\njwt_verification_method = \"none\"").contains("neither"));
+    assert!(load("[auth]\njwt_verification_method = \"public_key\"").is_ok());
+}
+
+#[test]
+fn tk_37_the_environment_wins_over_the_file() {
+    let file = "[auth]\nenabled = false\n[limits]\nbody_bytes = 5000\n";
+    let settings = load_with(
+        file,
+        &[
+            ("BAILIWICK__AUTH__ENABLED", "true"),
+            ("BAILIWICK__LIMITS__BODY_BYTES", "6000"),
+            ("BAILIWICK__SERVER__GRPC_LISTEN", "127.0.0.1:7"),
+            ("BAILIWICK_URL", "http://elsewhere"),
+            ("PATH", "/bin"),
+        ],
+    )
+    .unwrap();
+    assert!(matches!(settings.auth.mode, Mode::On(_)));
+    assert_eq!(settings.limits.body_bytes, 6000);
+    assert_eq!(settings.server.grpc_listen.port(), 7);
+}
+
+#[test]
+fn leases_last_from_five_seconds_to_an_hour() {
+    assert_eq!(load("").unwrap().limits.lease, Duration::from_secs(30));
+    for seconds in [5, 3600] {
+        let settings = load(&format!("[limits]\nlease_seconds = {seconds}")).unwrap();
+        assert_eq!(settings.limits.lease, Duration::from_secs(seconds));
+    }
+    for seconds in ["0", "4", "3601"] {
+        let problem = problem(&format!("[limits]\nlease_seconds = {seconds}"));
+        assert!(problem.contains("limits.lease_seconds"), "{problem}");
+        assert!(problem.contains("within 5 to 3600"), "{problem}");
+    }
+}
+
+#[test]
+fn tk_37_every_scalar_has_a_variable() {
+    for table in ["server", "storage", "auth", "limits", "telemetry"] {
+        for key in source::keys(table) {
+            let variable = format!("BAILIWICK__{}__{}", table.to_uppercase(), key.to_uppercase());
+            let outcome = load_with("", &[(&variable, "1")]);
+            // The value may be wrong for it, but the key is understood.
+            assert!(!matches!(outcome, Err(Error::Unknown { .. })), "{variable}");
+        }
+    }
+    let list = load_with("", &[("BAILIWICK__AUTH__EXTRA_PERMISSIONS", "a:b")]).unwrap_err();
+    assert!(list.to_string().contains("no form in the environment"), "{list}");
+}
+
+#[test]
+fn tk_34_the_life_of_generated_tokens_needs_no_other_setting() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bailiwick.toml");
+    let text = "[auth]\nenabled = true\njwt_public_key_path = \"absent.pem\"\n\
+                jwt_token_expiry_hours = 2\n";
+    fs::write(&path, text).unwrap();
+    let hours = |path: Option<&Path>, environment: &[(&str, &str)]| {
+        Settings::token_expiry(path, variables(environment)).map(|life| life.as_secs() / 3600)
+    };
+    assert_eq!(hours(None, &[]).unwrap(), 24);
+    assert_eq!(hours(Some(&path), &[]).unwrap(), 2);
+    let name = "BAILIWICK__AUTH__JWT_TOKEN_EXPIRY_HOURS";
+    assert_eq!(hours(Some(&path), &[(name, "3")]).unwrap(), 3);
+    let error = hours(None, &[(name, "0")]).unwrap_err();
+    assert!(error.to_string().contains("jwt_token_expiry_hours"), "{error}");
+}
+
+#[test]
+fn tk_35_the_path_of_the_key_wins_and_counts_from_the_files_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("keys")).unwrap();
+    fs::write(folder.path().join("keys/a.pem"), "from the file").unwrap();
+    fs::write(folder.path().join("keys/b.pem"), "from the variable").unwrap();
+    let path = folder.path().join("bailiwick.toml");
+    let text = "[auth]\nenabled = true\njwt_issuer = \"i\"\njwt_audience = \"a\"\n\
+                jwt_public_key_path = \"keys/a.pem\"\njwt_public_key = \"inline\"\n\
+                [storage]\nurl = \"sqlite:data/x.db\"\n";
+    fs::write(&path, text).unwrap();
+    let settings = Settings::load(Some(&path), variables(&[])).unwrap();
+    assert_eq!(credentials(&settings).jwt.as_ref().unwrap().public_key, "from the file");
+    assert_eq!(settings.storage, Storage::Sqlite(folder.path().join("data/x.db")));
+
+    let short = [("BAILIWICK_JWT_PUBLIC_KEY_PATH", "keys/b.pem")];
+    let settings = Settings::load(Some(&path), variables(&short)).unwrap();
+    assert_eq!(credentials(&settings).jwt.as_ref().unwrap().public_key, "from the variable");
+    let absent = [("BAILIWICK_JWT_PUBLIC_KEY_PATH", "keys/absent.pem")];
+    let error = Settings::load(Some(&path), variables(&absent)).unwrap_err();
+    assert!(matches!(error, Error::Read { .. }), "{error}");
+}
+
+#[test]
+fn tk_31_tk_32_issuer_and_audience_are_required_with_a_jwt_key() {
+    let key = "[auth]\nenabled = true\njwt_public_key = \"pem\"\n";
+    assert!(problem(key).contains("auth.jwt_issuer"));
+    assert!(problem(&format!("{key}jwt_issuer = \"i\"\n")).contains("auth.jwt_audience"));
+    let empty = format!("{key}jwt_issuer = \"\"\njwt_audience = \"a\"\n");
+    assert!(problem(&empty).contains("auth.jwt_issuer"));
+    assert!(load(&format!("{key}jwt_issuer = \"i\"\njwt_audience = \"a\"\n")).is_ok());
+}
+
+#[test]
+fn se_23_the_leeway_is_5_seconds_at_most() {
+    assert!(load("[auth]\njwt_leeway_seconds = 5").is_ok());
+    assert!(problem("[auth]\njwt_leeway_seconds = 6").contains("jwt_leeway_seconds"));
+}
+
+#[test]
+fn only_bound_algorithms_can_be_allowed() {
+    assert!(load("[auth]\njwt_allowed_algorithms = [\"RS256\", \"ES256\", \"EdDSA\"]").is_ok());
+    for bad in ["[\"none\"]", "[\"HS256\"]", "[\"rs256\"]", "[]"] {
+        let text = format!("[auth]\njwt_allowed_algorithms = {bad}");
+        assert!(problem(&text).contains("jwt_allowed_algorithms"), "{bad}");
+    }
+}
+
+#[test]
+fn tk_46_keys_have_permissions_scope_and_a_subject() {
+    let text = format!(
+        "[auth]\nenabled = true\n{KEY}\n{}",
+        "[[auth.api_keys]]\nkey = \"k2\"\npermissions = [\"*\"]\nnamespaces = [\"shop\", \"a.\"]\n\
+         description = \"Ops\"\n"
+    );
+    let settings = load(&text).unwrap();
+    let keys = &credentials(&settings).api_keys;
+    assert_eq!(&*keys[0].subject, "api-key-1");
+    assert_eq!(keys[0].scope, Scope::Everything);
+    assert_eq!(keys[0].permissions.names(), ["tasks:read"]);
+    assert_eq!(&*keys[1].subject, "Ops");
+    assert_eq!(keys[1].scope.to_strings(), ["shop", "a."]);
+}
+
+#[test]
+fn tk_45_disabled_keys_do_not_count() {
+    let text = format!("[auth]\nenabled = true\napi_keys_enabled = false\n{KEY}");
+    assert!(credentials(&load(&text).unwrap()).api_keys.is_empty());
+}
+
+#[test]
+fn se_06_odd_scopes_and_unknown_permissions_name_the_key_and_not_its_secret() {
+    let entry = |lines: &str| format!("[[auth.api_keys]]\nkey = \"k1-secret-value\"\n{lines}\n");
+    for lines in [
+        "permissions = [\"tasks:raed\"]",
+        "permissions = [\"tasks:*\"]\nnamespaces = [\"\"]",
+        "permissions = [\"tasks:*\"]\nnamespaces = [\"deploy.*\"]",
+        "permissions = [\"tasks:*\"]\nnamespaces = [\" shop\"]",
+        "permissions = \"tasks:read\"",
+        "description = \"no permissions\"",
+        "permissions = []\ndescription = \"a\\nb\"",
+    ] {
+        let problem = problem(&format!("{KEY}{}", entry(lines).replace("k1-", "k2-")));
+        assert!(problem.contains("api_keys"), "{problem}");
+        assert!(!problem.contains("secret"), "{problem}");
+    }
+    let named = entry("permissions = [\"x:y\"]\ndescription = \"Monitoring\"");
+    assert!(problem(&named).contains("#1 (Monitoring)"));
+}
+
+#[test]
+fn two_entries_with_one_key_are_refused_without_showing_it() {
+    let problem = problem(&format!("{KEY}{KEY}"));
+    assert!(problem.contains("#2") && problem.contains("#1"), "{problem}");
+    assert!(!problem.contains("secret"), "{problem}");
+}
+
+#[test]
+fn se_14_keys_that_no_header_carries_are_refused() {
+    for key in ["", "a b", "a,b", "\\u0007", "\u{e9}"] {
+        let text = format!("[[auth.api_keys]]\nkey = \"{key}\"\npermissions = []\n");
+        assert!(problem(&text).contains("visible ASCII"), "{key}");
+    }
+}
+
+#[test]
+fn se_21_documented_keys_open_nothing_beyond_loopback() {
+    let key = |key: &str| {
+        format!("[auth]\nenabled = true\n[[auth.api_keys]]\nkey = \"{key}\"\npermissions = []\n")
+    };
+    for documented in DOCUMENTED_KEYS {
+        assert!(load(&key(documented)).is_ok());
+        let remote = format!("[server]\nhttp_listen = \"0.0.0.0:1\"\n{}", key(documented));
+        assert!(problem(&remote).contains("documentation"), "{documented}");
+    }
+    assert!(load(&format!("[server]\nhttp_listen = \"0.0.0.0:1\"\n{}", key("other"))).is_ok());
+}
+
+#[test]
+fn se_42_se_03_foreign_permissions_stay_apart_from_the_vocabulary() {
+    let extra = |name: &str| format!("[auth]\nextra_permissions = [\"{name}\"]");
+    assert!(load(&extra("bundles:read")).is_ok());
+    for bad in
+        ["*", "bundles:*", "auth:read", "auth:x:read", "tasks:read", "tasks:fly", "bundles", ":a"]
+    {
+        assert!(problem(&extra(bad)).contains("extra_permissions"), "{bad}");
+    }
+    let key = "[[auth.api_keys]]\nkey = \"k\"\npermissions = [\"bundles:read\"]\n";
+    assert!(load(&format!("{}\n{key}", extra("bundles:read"))).is_ok());
+    assert!(load(key).is_err());
+}
+
+#[test]
+fn tk_44_the_header_of_keys_cannot_have_another_meaning() {
+    let header = |name: &str| format!("[auth]\nenabled = true\napi_key_header = \"{name}\"");
+    let settings = load(&header("X-Team-Key")).unwrap();
+    assert_eq!(credentials(&settings).api_key_header, "x-team-key");
+    for bad in ["Authorization", "host", "grpc-timeout", "key-bin", "a b", "", "X-Request-Id"] {
+        assert!(problem(&header(bad)).contains("api_key_header"), "{bad}");
+    }
+}
+
+#[test]
+fn errors_about_the_file_never_show_its_lines() {
+    let broken = "[auth]\nenabled = true\n[[auth.api_keys]]\nkey = \"k1-secret-value\npermissions";
+    let error = load(broken).unwrap_err();
+    assert!(matches!(error, Error::Syntax { .. }), "{error}");
+    assert!(!error.to_string().contains("secret"), "{error}");
+    let error = load("[auth]\nenabled = = true").unwrap_err();
+    assert!(matches!(error, Error::Syntax { line: 2, column: 11, .. }), "{error}");
+    let typed = "[auth]\napi_keys = \"k1-secret-value\"";
+    assert!(!problem(typed).contains("secret"));
+    assert!(problem("[auth]\nenabled = \"perhaps\"").contains("auth.enabled"));
+    assert!(problem("[limits]\nbody_bytes = 1024.5").contains("body_bytes"));
+    assert!(problem("auth = 1").contains("table"));
+}
+
+#[test]
+fn values_out_of_bounds_are_refused() {
+    for text in [
+        "[server]\ngrpc_listen = \"nowhere\"",
+        "[server]\nallowed_hosts = [\"http://x\"]",
+        "[server]\nallowed_hosts = [\"*\"]",
+        "[server]\nallowed_origins = [\"*\"]",
+        "[server]\nallowed_origins = [\"https://a.example/path\"]",
+        "[server]\nallowed_origins = [\"https://u@a.example\"]",
+        "[server]\npublic_url = \"ftp://x\"",
+        "[storage]\nurl = \"sqlite::memory:\"",
+        "[storage]\nurl = \"mysql://x\"",
+        "[limits]\nbody_bytes = 0",
+        "[limits]\nconcurrent_calls = -1",
+        "[limits]\nrequest_timeout_seconds = 0",
+        "[telemetry]\nlog_format = \"xml\"",
+        "[telemetry]\nlog_level = \"a=b=c\"",
+        "[telemetry]\notlp_endpoint = \"collector:4317\"",
+        "[auth]\njwt_token_expiry_hours = 0",
+        "[auth]\npermissions_claim = \"sub\"",
+        "[auth]\njwt_namespaces = [\"\"]",
+    ] {
+        assert!(load(text).is_err(), "{text}");
+    }
+    let good = "[server]\nallowed_hosts = [\"Console.example\", \"10.0.0.1\"]\n\
+                allowed_origins = [\"https://a.example:8443\"]\npublic_url = \"https://b.example/\"\n\
+                [telemetry]\nlog_format = \"json\"\notlp_endpoint = \"http://127.0.0.1:4317\"\n";
+    let settings = load(good).unwrap();
+    assert_eq!(settings.server.allowed_hosts, ["console.example", "10.0.0.1"]);
+    assert_eq!(settings.server.public_url.as_deref(), Some("https://b.example"));
+}
+
+#[test]
+fn se_11_the_redacted_view_holds_no_secret_and_no_path() {
+    let text = format!(
+        "[auth]\nenabled = true\njwt_issuer = \"i\"\njwt_audience = \"a\"\n\
+         jwt_public_key = \"the-pem\"\n{KEY}[telemetry]\notlp_endpoint = \"http://collector:1\"\n\
+         [storage]\nurl = \"sqlite:/private/place/x.db\"\n"
+    );
+    let settings = load(&text).unwrap();
+    let shown = settings.redacted().to_string();
+    assert!(shown.contains("tasks:read") && shown.contains("\"issuer\":\"i\""), "{shown}");
+    let debug = format!("{settings:?}");
+    for hidden in ["secret", "the-pem", "private", "collector"] {
+        assert!(!shown.contains(hidden), "{hidden} in {shown}");
+    }
+    assert!(!debug.contains("secret"), "{debug}");
+}
+
+#[test]
+fn the_documented_configuration_loads_but_for_what_comes_later() {
+    let text = r#"
+[server]
+grpc_listen = "127.0.0.1:9190"
+http_listen = "127.0.0.1:8080"
+config_endpoint_enabled = false
+
+[storage]
+url = "sqlite:bailiwick-data/bailiwick.db"
+
+[auth]
+enabled = true
+jwt_public_key = "pem"
+jwt_issuer = "bailiwick"
+jwt_audience = "bailiwick-api"
+jwt_token_expiry_hours = 24
+jwt_verification_method = "public_key"
+jwks_refresh_interval_seconds = 3600
+permissions_claim = "permissions"
+strict_validation = true
+log_unknown_permissions = true
+api_key_header = "X-API-Key"
+api_keys_enabled = true
+token_store = "database"
+extra_permissions = ["bundles:read"]
+
+[[auth.api_keys]]
+key = "sk-prod-key-1"
+permissions = ["tasks:read", "tasks:list", "steps:read"]
+namespaces = ["*"]
+description = "Read-only monitoring service"
+"#;
+    let settings = load(text).unwrap();
+    assert_eq!(settings.auth.jwt_token_expiry, Duration::from_hours(24));
+    assert_eq!(credentials(&settings).api_keys.len(), 1);
+}

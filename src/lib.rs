@@ -8,3 +8,5 @@ pub mod domain;
 pub mod pb;
 
 pub mod config;
+
+pub mod storage;

@@ -1,0 +1,107 @@
+//! What every engine must do, as cases against the traits alone. An engine
+//! runs all of them by [`suite`]; an exception is listed there by name.
+//!
+//! Not here: what one engine alone can show, as a full disk.
+
+pub(crate) mod house;
+pub(crate) mod leases;
+pub(crate) mod queues;
+pub(crate) mod recovery;
+pub(crate) mod tasks;
+pub(crate) mod templates;
+pub(crate) mod workers;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use self::house::{TestClock, TestDesk};
+use super::Store;
+
+/// A store under test.
+#[async_trait]
+pub(crate) trait Engine: Sized + Send + Sync {
+    /// A new, empty store of its own.
+    async fn fresh(desk: Arc<TestDesk>, clock: Arc<TestClock>) -> Self;
+
+    /// The same store after its server went away and came back.
+    async fn reopen(self) -> Self;
+
+    /// The store.
+    fn store(&self) -> &dyn Store;
+
+    /// Checks what only the engine can see: references, indexes.
+    async fn verify(&self);
+}
+
+/// Lists every case by name and runs it for an engine.
+macro_rules! suite {
+    ($engine:ty) => {
+        $crate::storage::conformance::suite! { @cases $engine =>
+            templates::a_template_registers_once
+            templates::the_newest_release_wins
+            templates::lists_are_exact_and_scoped
+            templates::they_survive_a_restart
+            tasks::a_task_reads_back_whole
+            tasks::hidden_and_absent_are_one
+            tasks::children_hang_on_their_parent
+            tasks::a_key_makes_a_task_once
+            tasks::keys_belong_to_a_namespace_and_a_template
+            tasks::concurrent_creations_under_a_key_make_one
+            tasks::lists_page_exactly_over_namespaces
+            tasks::lists_filter_by_state_and_name
+            tasks::steps_page_by_number
+            tasks::events_go_on_behind_a_place
+            tasks::a_snapshot_agrees_with_the_events
+            tasks::cancelling_ends_leases_and_is_repeatable
+            tasks::cures_take_effect_or_say_why_not
+            tasks::a_reset_grants_new_attempts
+            tasks::stamps_and_reasons_are_kept
+            queues::a_waiting_seat_gets_a_new_step_at_once
+            queues::a_completion_hands_on_with_results
+            queues::inputs_that_no_lease_carries_fail_the_step
+            queues::dispatch_goes_by_priority_and_age
+            queues::the_older_step_goes_before_the_new_one
+            queues::dispatch_stays_in_its_area
+            queues::a_diamond_joins_once
+            queues::a_queue_without_a_seat_is_told
+            queues::a_seat_of_a_failed_operation_goes_back
+            leases::a_lease_belongs_to_its_holder
+            leases::a_completion_counts_once
+            leases::concurrent_completions_count_once
+            leases::a_failure_counts_once
+            leases::failures_back_off_until_error
+            leases::a_permanent_failure_is_not_retried
+            leases::heartbeats_extend
+            leases::an_expired_lease_is_dead
+            leases::a_timeout_is_fixed
+            leases::a_stale_result_is_recorded_once
+            leases::a_released_lease_costs_nothing
+            leases::a_cancelled_lease_learns_why
+            leases::expiry_is_bounded_and_tells_the_next
+            leases::attempts_are_told_in_order
+            leases::texts_of_errors_are_bounded
+            recovery::orphaned_leases_hold_for_a_while
+            recovery::a_heartbeat_adopts_an_orphan
+            recovery::no_lease_is_given_twice
+            recovery::what_was_acknowledged_is_there
+            recovery::closing_refuses_what_comes_later
+            workers::a_worker_is_one_by_area_name_and_principal
+            workers::lists_are_scoped_and_paged
+            workers::handlers_are_counted_and_paged
+            workers::a_check_reaches_the_disk
+        }
+    };
+    (@cases $engine:ty => $($module:ident :: $case:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $case() {
+                use $crate::storage::conformance::{house::House, $module};
+                let mut house = House::<$engine>::new().await;
+                $module::$case(&mut house).await;
+                house.verify().await;
+            }
+        )*
+    };
+}
+pub(crate) use suite;

@@ -10,3 +10,5 @@ pub mod pb;
 pub mod config;
 
 pub mod storage;
+
+pub mod authz;

@@ -12,3 +12,5 @@ pub mod config;
 pub mod storage;
 
 pub mod authz;
+
+pub mod authn;

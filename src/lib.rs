@@ -14,3 +14,5 @@ pub mod storage;
 pub mod authz;
 
 pub mod authn;
+
+pub mod access;

@@ -1,0 +1,179 @@
+//! The way from a call that the gate let through to a proof. Which proof a
+//! handler gets follows from the type of its request: `build.rs` writes one
+//! implementation for each RPC from its rule, so a handler cannot ask for
+//! another method's right, and one without a rule does not compile.
+
+use std::{sync::Arc, time::Duration};
+
+use super::refusal::{Reason, Refusal, Unauthenticated};
+use crate::{
+    authn::Session,
+    authz::{self, Claim, Permit},
+    domain::{Area, Clock, Namespace, Principal, RequestId, Timestamp, permission::Right},
+};
+
+/// The request of an RPC whose rule names a permission.
+pub trait Guarded {
+    /// The permission, as a type.
+    type Right: Right;
+}
+
+/// A permission rule with `namespace_field`.
+pub trait Namespaced: Guarded {
+    /// What the field says.
+    fn namespace_text(&self) -> &str;
+}
+
+/// A permission rule with `object` or `filtered`: look-ups go by the scope.
+pub trait Scoped: Guarded {}
+
+/// A permission rule with `global`.
+pub trait Global: Guarded {}
+
+/// The request of an RPC that is open to every authenticated caller.
+pub trait Authenticated {}
+
+include!(concat!(env!("OUT_DIR"), "/rules.rs"));
+
+/// Who calls: made by the gate alone, and carried in the request's extensions.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    session: Arc<Session>,
+    request: RequestId,
+    clock: Arc<dyn Clock>,
+}
+
+impl Caller {
+    pub(in crate::access) fn new(
+        session: Arc<Session>,
+        request: RequestId,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { session, request, clock }
+    }
+
+    /// As the gate makes one; for tests of what is behind it.
+    #[cfg(test)]
+    pub(crate) fn in_test(
+        session: Arc<Session>,
+        request: RequestId,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self::new(session, request, clock)
+    }
+
+    /// The request's id, which is also the decision's.
+    #[must_use]
+    pub fn request(&self) -> RequestId {
+        self.request
+    }
+
+    /// The caller itself, for an RPC that every authenticated caller may call.
+    pub fn authenticated<Q: Authenticated>(&self, _: &Q) -> Result<&Principal, Refusal> {
+        self.still_valid()?;
+        Ok(&self.session.principal)
+    }
+
+    /// The permit for the namespace that the request names.
+    pub fn permit<Q: Namespaced>(&self, request: &Q) -> Result<Permit<Q::Right>, Refusal> {
+        let text = request.namespace_text();
+        let namespace = Namespace::parse(text)
+            .map_err(|error| Refusal::invalid(Reason::FieldInvalid, "namespace", error))?;
+        self.any_claim::<Q::Right>()?
+            .permit(&namespace)
+            .ok_or_else(|| Refusal::namespace_not_found(text))
+    }
+
+    /// The claim for the area that a worker's request names (SE-18).
+    pub fn area<Q: Namespaced>(&self, request: &Q) -> Result<(Area, Claim<Q::Right>), Refusal> {
+        let text = request.namespace_text();
+        let area = Area::parse(text)
+            .map_err(|error| Refusal::invalid(Reason::FieldInvalid, "namespace", error))?;
+        let claim = self
+            .any_claim::<Q::Right>()?
+            .within(&area)
+            .ok_or_else(|| Refusal::namespace_not_found(text))?;
+        Ok((area, claim))
+    }
+
+    /// The claim under whose scope objects are looked up or listed.
+    pub fn claim<Q: Scoped>(&self, _: &Q) -> Result<Claim<Q::Right>, Refusal> {
+        self.any_claim()
+    }
+
+    /// The claim for what belongs to the whole server.
+    pub fn global<Q: Global>(&self, _: &Q) -> Result<Claim<Q::Right>, Refusal> {
+        let claim = self.any_claim::<Q::Right>()?;
+        if *claim.scope() == crate::domain::Scope::Everything {
+            Ok(claim)
+        } else {
+            Err(Refusal::permission_missing(Q::Right::PERMISSION))
+        }
+    }
+
+    /// Resolves once the credential has expired or was revoked (SE-17).
+    pub async fn ended(&self) -> Refusal {
+        loop {
+            if let Err(refusal) = self.still_valid() {
+                return refusal;
+            }
+            // The wall clock may jump: look again at least every second, and
+            // when the credential expires.
+            let _ = tokio::time::timeout(self.look_again(), self.session.revoked.cancelled()).await;
+        }
+    }
+
+    fn look_again(&self) -> Duration {
+        const AT_MOST: Duration = Duration::from_millis(500);
+        let left = self.session.principal.not_after.map(|end| self.clock.now().until(end));
+        left.map_or(AT_MOST, |left| left.min(AT_MOST))
+    }
+
+    fn any_claim<R: Right>(&self) -> Result<Claim<R>, Refusal> {
+        self.still_valid()?;
+        authz::claim(&self.session.principal, self.request)
+            .ok_or_else(|| Refusal::permission_missing(R::PERMISSION))
+    }
+
+    /// Once more behind the body, which may have taken its time (SE-16).
+    fn still_valid(&self) -> Result<(), Refusal> {
+        if self.session.revoked.is_cancelled() {
+            return Err(Refusal::unauthenticated(Unauthenticated::Revoked));
+        }
+        let expired = |end: Timestamp| end <= self.clock.now();
+        if self.session.principal.not_after.is_some_and(expired) {
+            return Err(Refusal::unauthenticated(Unauthenticated::Expired));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct At(Timestamp);
+
+    impl Clock for At {
+        fn now(&self) -> Timestamp {
+            self.0
+        }
+    }
+
+    #[test]
+    fn se_17_the_end_of_a_credential_is_looked_for_when_it_comes() {
+        let end = Timestamp::from_seconds(1_000);
+        let pause = |not_after, now| {
+            let principal = Arc::new(Principal { not_after, ..Principal::auth_off() });
+            let session = Session { principal, revoked: CancellationToken::new() };
+            Caller::new(Arc::new(session), RequestId::from_random([1; 16]), Arc::new(At(now)))
+                .look_again()
+        };
+        assert_eq!(pause(Some(end), end.plus_ms(-30)), Duration::from_millis(30));
+        assert_eq!(pause(Some(end), end.plus_ms(-10_000)), Duration::from_millis(500));
+        assert_eq!(pause(None, end), Duration::from_millis(500));
+    }
+}

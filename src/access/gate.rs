@@ -1,0 +1,238 @@
+//! The gate: one for gRPC and REST, before a body is read. Who calls, and
+//! may they at all; whether they may *here* is for the proofs that a
+//! [`Caller`] gives.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use http::HeaderMap;
+
+use super::{
+    call::Caller,
+    counters::{Counters, Outcome},
+    refusal::{Kind, Reason, Refusal, Unauthenticated},
+    table::{MethodRule, Mode, Rule},
+    throttle::Throttle,
+};
+use crate::{
+    authn::{Accepted, Authenticator, Fault, Rejected},
+    domain::{Clock, Permission, Principal, RequestId, Scope, Timestamp, principal::Source},
+};
+
+/// Lets calls through, or refuses them.
+#[derive(Clone)]
+pub struct Gate(Arc<Inner>);
+
+struct Inner {
+    authenticator: Authenticator,
+    clock: Arc<dyn Clock>,
+    counters: Counters,
+    failures: Throttle,
+    denials: Throttle,
+}
+
+/// What a log line says about a call.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    rpc: &'a str,
+    request: RequestId,
+    peer: Option<IpAddr>,
+    now: Timestamp,
+}
+
+/// Why a known caller is turned away.
+#[derive(Clone, Copy)]
+enum Denial {
+    Permission(Permission),
+    Root,
+    Node,
+    /// A step token at an RPC that is not for steps (SE-31).
+    Step,
+}
+
+impl Gate {
+    /// With these credentials. The recorder of metrics must be installed
+    /// before.
+    #[must_use]
+    pub fn new(authenticator: Authenticator, clock: Arc<dyn Clock>) -> Self {
+        Self(Arc::new(Inner {
+            authenticator,
+            clock,
+            counters: Counters::new(&Fault::LABELS),
+            failures: Throttle::default(),
+            denials: Throttle::default(),
+        }))
+    }
+
+    /// Decides about a call by its headers alone. A public RPC has no caller,
+    /// whatever credential comes with it (TK-53).
+    pub fn admit(
+        &self,
+        method: &MethodRule,
+        headers: &HeaderMap,
+        request: RequestId,
+        peer: Option<IpAddr>,
+    ) -> Result<Option<Caller>, Refusal> {
+        if let Rule::Public(_) = method.rule {
+            return Ok(None);
+        }
+        let call = Call { rpc: &method.full_name, request, peer, now: self.0.clock.now() };
+        let accepted = self
+            .0
+            .authenticator
+            .authenticate(headers, call.now)
+            .map_err(|rejected| self.0.reject(call, &rejected))?;
+        self.0.accept(call, &accepted);
+
+        let session = accepted.session;
+        decide(method, &session.principal)
+            .map_err(|denial| self.0.deny(call, &session.principal, denial))?;
+        Ok(Some(Caller::new(session, request, Arc::clone(&self.0.clock))))
+    }
+
+    /// Takes back every credential that was accepted so far; their streams
+    /// end within a second.
+    pub fn revoke_all(&self) {
+        self.0.authenticator.revoke_all();
+    }
+}
+
+/// Whether a principal may call an RPC at all: a pure function.
+fn decide(method: &MethodRule, principal: &Principal) -> Result<(), Denial> {
+    if principal.identity.source == Source::Lease && !method.step {
+        return Err(Denial::Step);
+    }
+    match &method.rule {
+        Rule::Public(_) | Rule::Authenticated(_) => Ok(()),
+        Rule::Root if principal.is_root() => Ok(()),
+        Rule::Root => Err(Denial::Root),
+        Rule::Node if principal.identity.source == Source::Agent => Ok(()),
+        Rule::Node => Err(Denial::Node),
+        Rule::Permission { permission, mode } => {
+            let may = match mode {
+                Mode::Namespace(_) | Mode::Object(_) | Mode::Filtered => {
+                    principal.holds(*permission)
+                }
+                Mode::Global(_) => principal.scope_of(*permission) == Scope::Everything,
+            };
+            if may { Ok(()) } else { Err(Denial::Permission(*permission)) }
+        }
+    }
+}
+
+impl Inner {
+    fn accept(&self, call: Call<'_>, accepted: &Accepted) {
+        let Principal { identity, method, credential_id, .. } = &*accepted.session.principal;
+        self.counters.authenticated(*method, Outcome::Success);
+        let (subject, method) = (&*identity.subject, method.as_str());
+        if accepted.fresh {
+            tracing::info!(
+                subject,
+                method,
+                source = identity.source.as_str(),
+                issuer = &*identity.issuer,
+                credential = &**credential_id,
+                rpc = call.rpc,
+                request_id = %call.request,
+                "credential accepted"
+            );
+        } else {
+            tracing::debug!(subject, method, rpc = call.rpc, request_id = %call.request, "authenticated");
+        }
+        if !accepted.unknown_permissions.is_empty()
+            && let Some(suppressed) = self.failures.admit(call.now)
+        {
+            tracing::warn!(
+                subject,
+                permissions = shown(&accepted.unknown_permissions),
+                suppressed,
+                request_id = %call.request,
+                "the token names unknown permissions; they count for nothing"
+            );
+        }
+    }
+
+    fn reject(&self, call: Call<'_>, rejected: &Rejected) -> Refusal {
+        let Rejected { why, method, fault } = rejected;
+        let reason = fault.label();
+        // No detail: it is logged here, where a flood is cut.
+        let refusal = Refusal::unauthenticated(*why);
+        if *why == Unauthenticated::Missing {
+            // A missing credential is no failed authentication.
+            self.counters.authenticated(*method, Outcome::Missing);
+            tracing::debug!(rpc = call.rpc, request_id = %call.request, "no credential");
+            return refusal;
+        }
+        self.counters.authenticated(*method, Outcome::Failure);
+        self.counters.failed(reason);
+        if let Some(suppressed) = self.failures.admit(call.now) {
+            tracing::warn!(
+                reason,
+                detail = %fault,
+                method = method.as_str(),
+                rpc = call.rpc,
+                peer = call.peer.map(tracing::field::display),
+                suppressed,
+                request_id = %call.request,
+                "authentication failed"
+            );
+        }
+        refusal
+    }
+
+    fn deny(&self, call: Call<'_>, principal: &Principal, denial: Denial) -> Refusal {
+        let (required, refusal) = match denial {
+            Denial::Permission(permission) => {
+                (permission.name(), Refusal::permission_missing(permission))
+            }
+            Denial::Root => (
+                "root",
+                Refusal::new(
+                    Kind::Forbidden,
+                    Reason::RootRequired,
+                    "Only root may do this: a configured API key with `*` in every namespace",
+                ),
+            ),
+            Denial::Node => ("node", forbidden("Only a registered node may do this")),
+            Denial::Step => ("step", forbidden("A step token does not open this")),
+        };
+        self.counters.denied(required);
+        if let Some(suppressed) = self.denials.admit(call.now) {
+            tracing::warn!(
+                subject = &*principal.identity.subject,
+                method = principal.method.as_str(),
+                credential = &*principal.credential_id,
+                required,
+                rpc = call.rpc,
+                peer = call.peer.map(tracing::field::display),
+                suppressed,
+                request_id = %call.request,
+                "permission denied"
+            );
+        }
+        refusal
+    }
+}
+
+fn forbidden(message: &str) -> Refusal {
+    Refusal::new(Kind::Forbidden, Reason::PermissionMissing, message)
+}
+
+/// How many unknown permissions a line names.
+const SHOWN_MAX: usize = 20;
+
+fn shown(names: &[String]) -> String {
+    let mut text = names.iter().take(SHOWN_MAX).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN_MAX {
+        text.push_str(", …");
+    }
+    text
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Gate({:?})", self.0.authenticator)
+    }
+}
+
+#[cfg(test)]
+mod tests;

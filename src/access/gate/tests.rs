@@ -1,0 +1,457 @@
+#![expect(clippy::disallowed_methods, reason = "the runtime ends with the test")]
+
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{
+        Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{HeaderName, HeaderValue};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use prost_reflect::DescriptorPool;
+use sha2::{Digest as _, Sha256};
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::*;
+use crate::{
+    access::Table,
+    authn::tokens::{self, KeyKind},
+    config::{self, ApiKey, Auth, Credentials},
+    domain::{Grant, Namespace, PermissionSet, Scope},
+    pb::{self, v1},
+};
+
+const NOW: i64 = 1_800_000_000;
+
+#[derive(Debug)]
+struct HeldClock(AtomicI64);
+
+impl HeldClock {
+    fn forward(&self, seconds: i64) {
+        self.0.fetch_add(seconds, Ordering::Relaxed);
+    }
+}
+
+impl Clock for HeldClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_seconds(self.0.load(Ordering::Relaxed))
+    }
+}
+
+fn key(key: &str, subject: &str, permissions: &[&str], namespaces: &[&str]) -> ApiKey {
+    let mut set = PermissionSet::empty();
+    for name in permissions {
+        assert!(set.add(name, &BTreeSet::default()));
+    }
+    ApiKey {
+        subject: subject.into(),
+        digest: Sha256::digest(key.as_bytes()).into(),
+        permissions: set,
+        scope: Scope::parse(namespaces).unwrap(),
+    }
+}
+
+fn keys() -> Vec<ApiKey> {
+    vec![
+        key("k-root", "Root", &["*"], &["*"]),
+        key("k-shop-star", "Shop admin", &["*"], &["shop"]),
+        key("k-reader", "Monitoring", &["tasks:read", "tasks:list"], &["*"]),
+        key("k-config", "Config here", &["system:config_read"], &["shop"]),
+        key("k-config-all", "Config", &["system:config_read"], &["*"]),
+        key("k-worker", "Worker", &["work:lease"], &["shop"]),
+    ]
+}
+
+fn gate_with(mode: config::Mode) -> (Gate, Arc<HeldClock>) {
+    let clock = Arc::new(HeldClock(AtomicI64::new(NOW)));
+    let auth = Auth {
+        mode,
+        extra_permissions: BTreeSet::default(),
+        jwt_token_expiry: Duration::from_hours(1),
+    };
+    let gate = Gate::new(Authenticator::new(&auth).unwrap(), Arc::<HeldClock>::clone(&clock));
+    (gate, clock)
+}
+
+fn gate() -> (Gate, Arc<HeldClock>) {
+    gate_with(config::Mode::On(Box::new(Credentials {
+        jwt: None,
+        api_key_header: HeaderName::from_static("x-api-key"),
+        api_keys: keys(),
+    })))
+}
+
+fn table() -> Table {
+    let pool = DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET).unwrap();
+    Table::from_pool(&pool, &BTreeSet::default()).unwrap()
+}
+
+fn rule(path: &str) -> Arc<MethodRule> {
+    Arc::clone(table().get(&format!("/bailiwick.v1.{path}")).unwrap())
+}
+
+fn headers(key: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if !key.is_empty() {
+        headers.insert("x-api-key", HeaderValue::from_str(key).unwrap());
+    }
+    headers
+}
+
+fn request() -> RequestId {
+    RequestId::from_random([7; 16])
+}
+
+fn admit(gate: &Gate, rule: &MethodRule, key: &str) -> Result<Option<Caller>, Refusal> {
+    gate.admit(rule, &headers(key), request(), Some("192.0.2.7".parse().unwrap()))
+}
+
+fn refused(gate: &Gate, path: &str, key: &str) -> (Kind, Reason, String) {
+    let refusal = admit(gate, &rule(path), key).unwrap_err();
+    (refusal.kind, refusal.reason, refusal.message)
+}
+
+#[test]
+fn tk_53_public_routes_need_nothing_and_mind_nothing() {
+    let (gate, _) = gate();
+    for presented in ["", "garbage", "k-root"] {
+        assert!(admit(&gate, &rule("HealthService/CheckHealth"), presented).unwrap().is_none());
+    }
+}
+
+#[test]
+fn tk_02_tk_54_without_a_credential_it_is_401() {
+    let (gate, _) = gate();
+    let missing = refused(&gate, "TaskService/ListTasks", "");
+    let says = "Missing authentication credentials".to_owned();
+    assert_eq!(missing, (Kind::Unauthenticated, Reason::CredentialsMissing, says));
+    let (kind, reason, _) = refused(&gate, "TaskService/ListTasks", "garbage");
+    assert_eq!((kind, reason), (Kind::Unauthenticated, Reason::CredentialsInvalid));
+}
+
+#[test]
+fn tk_46_tk_55_a_missing_permission_is_named() {
+    let (gate, _) = gate();
+    assert!(admit(&gate, &rule("TaskService/GetTask"), "k-reader").is_ok());
+    let refusal = admit(&gate, &rule("TaskService/CreateTask"), "k-reader").unwrap_err();
+    assert_eq!((refusal.kind, refusal.reason), (Kind::Forbidden, Reason::PermissionMissing));
+    assert_eq!(refusal.message, "Missing required permission: tasks:create");
+    assert_eq!(refusal.permission, Some(Permission::TasksCreate));
+}
+
+#[test]
+fn every_rpc_answers_as_its_rule_says() {
+    let (gate, _) = gate();
+    for method in table().iter() {
+        let root = admit(&gate, method, "k-root");
+        let reader = admit(&gate, method, "k-reader");
+        let none = admit(&gate, method, "");
+        assert!(root.is_ok(), "{}", method.full_name);
+        match &method.rule {
+            Rule::Public(_) => assert!(none.unwrap().is_none()),
+            Rule::Authenticated(_) => assert!(none.is_err() && reader.is_ok()),
+            Rule::Permission { permission, .. } => {
+                let held = [Permission::TasksRead, Permission::TasksList].contains(permission);
+                assert!(none.is_err(), "{}", method.full_name);
+                assert_eq!(reader.is_ok(), held, "{}", method.full_name);
+            }
+            Rule::Root | Rule::Node => panic!("none yet: {}", method.full_name),
+        }
+    }
+}
+
+#[test]
+fn se_04_a_global_rule_needs_a_grant_for_everything() {
+    let (gate, _) = gate();
+    let (kind, _, message) = refused(&gate, "SystemService/GetConfig", "k-config");
+    assert_eq!(kind, Kind::Forbidden);
+    assert_eq!(message, "Missing required permission: system:config_read");
+    assert!(refused(&gate, "SystemService/GetConfig", "k-shop-star").2.contains("config_read"));
+    assert!(admit(&gate, &rule("SystemService/GetConfig"), "k-config-all").is_ok());
+}
+
+fn made(rule: Rule, step: bool) -> MethodRule {
+    MethodRule {
+        full_name: "test.v1.S/M".into(),
+        path: "/test.v1.S/M".into(),
+        rule,
+        step,
+        rate_class: crate::access::table::RateClass::Standard,
+        client_streaming: false,
+        server_streaming: false,
+    }
+}
+
+#[test]
+fn se_05_root_rules_are_for_root_alone() {
+    let (gate, _) = gate();
+    let root_only = made(Rule::Root, false);
+    assert!(admit(&gate, &root_only, "k-root").is_ok());
+    for other in ["k-shop-star", "k-reader"] {
+        let refusal = admit(&gate, &root_only, other).unwrap_err();
+        assert_eq!((refusal.kind, refusal.reason), (Kind::Forbidden, Reason::RootRequired));
+    }
+    assert_eq!(admit(&gate, &root_only, "").unwrap_err().kind, Kind::Unauthenticated);
+    assert_eq!(admit(&gate, &made(Rule::Node, false), "k-root").unwrap_err().kind, Kind::Forbidden);
+}
+
+#[test]
+fn se_31_a_step_token_opens_only_what_says_so() {
+    let mut principal = Principal::auth_off();
+    principal.identity.source = Source::Lease;
+    let permission = |step| {
+        made(Rule::Permission { permission: Permission::TasksCreate, mode: Mode::Filtered }, step)
+    };
+    assert!(decide(&permission(true), &principal).is_ok());
+    assert!(matches!(decide(&permission(false), &principal), Err(Denial::Step)));
+    let authenticated = made(Rule::Authenticated("why".into()), false);
+    assert!(matches!(decide(&authenticated, &principal), Err(Denial::Step)));
+}
+
+#[test]
+fn se_01_the_gate_asks_for_any_grant_and_the_permit_for_one() {
+    let (gate, _) = gate();
+    let caller = admit(&gate, &rule("TaskService/CreateTask"), "k-shop-star").unwrap().unwrap();
+    let create = |namespace: &str| v1::CreateTaskRequest {
+        namespace: namespace.to_owned(),
+        ..Default::default()
+    };
+    assert_eq!(caller.permit(&create("shop")).unwrap().namespace().as_str(), "shop");
+    let hidden = caller.permit(&create("other")).unwrap_err();
+    assert_eq!((hidden.kind, hidden.reason), (Kind::NotFound, Reason::NamespaceNotFound));
+    assert_eq!(hidden.message, "namespace not found: other");
+    assert_eq!(caller.permit(&create("a b")).unwrap_err().kind, Kind::Invalid);
+
+    let mut principal = Principal::auth_off();
+    let grant = |permission: &str, namespace: &str| {
+        let mut permissions = PermissionSet::empty();
+        assert!(permissions.add(permission, &BTreeSet::default()));
+        Grant { permissions, scope: Scope::parse(&[namespace]).unwrap() }
+    };
+    principal.grants = vec![grant("tasks:create", "a"), grant("tasks:read", "b")];
+    let namespace = Namespace::parse("b").unwrap();
+    assert!(decide(&rule("TaskService/CreateTask"), &principal).is_ok());
+    assert!(!principal.may(Permission::TasksCreate, &namespace));
+}
+
+#[test]
+fn tk_01_auth_off_passes_the_same_gate() {
+    let (gate, _) = gate_with(config::Mode::Off);
+    for method in table().iter() {
+        let caller = admit(&gate, method, "").unwrap();
+        assert_eq!(caller.is_none(), matches!(method.rule, Rule::Public(_)));
+    }
+    let caller = admit(&gate, &rule("AccessService/WhoAmI"), "").unwrap().unwrap();
+    let principal = caller.authenticated(&v1::WhoAmIRequest {}).unwrap();
+    assert_eq!(principal.identity.source, Source::Disabled);
+    assert!(admit(&gate, &made(Rule::Root, false), "").is_ok());
+}
+
+/// A gate with one JWT that ends in ten seconds, and its headers.
+fn gate_with_jwt() -> (Gate, Arc<HeldClock>, HeaderMap) {
+    let pair = tokens::generate(KeyKind::Ed25519).unwrap();
+    let token = tokens::sign(
+        &pair.private,
+        &tokens::Claims {
+            sub: "alice".to_owned(),
+            iss: "i".to_owned(),
+            aud: "a".to_owned(),
+            iat: NOW,
+            exp: NOW + 10,
+            permissions: vec!["tasks:create".to_owned()],
+            namespaces: None,
+            worker_namespaces: Vec::new(),
+        },
+    )
+    .unwrap();
+    let (gate, clock) = gate_with(config::Mode::On(Box::new(Credentials {
+        jwt: Some(config::Jwt {
+            public_key: pair.public,
+            origin: "a test".to_owned(),
+            issuer: "i".into(),
+            audience: "a".to_owned(),
+            algorithms: None,
+            leeway: Duration::ZERO,
+            permissions_claim: "permissions".to_owned(),
+            strict: true,
+            log_unknown: true,
+            default_scope: Scope::Everything,
+        }),
+        api_key_header: HeaderName::from_static("x-api-key"),
+        api_keys: keys(),
+    })));
+    let mut headers = HeaderMap::new();
+    headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
+    (gate, clock, headers)
+}
+
+#[test]
+fn se_16_a_permit_is_refused_when_the_credential_ended_meanwhile() {
+    let (gate, clock, jwt) = gate_with_jwt();
+    let create = rule("TaskService/CreateTask");
+    let body = v1::CreateTaskRequest { namespace: "shop".to_owned(), ..Default::default() };
+    let caller = gate.admit(&create, &jwt, request(), None).unwrap().unwrap();
+    assert!(caller.permit(&body).is_ok());
+    clock.forward(10);
+    assert_eq!(caller.permit(&body).unwrap_err().reason, Reason::CredentialsExpired);
+    let refusal = gate.admit(&create, &jwt, request(), None).unwrap_err();
+    assert_eq!(refusal.reason, Reason::CredentialsExpired);
+
+    let (gate, _, jwt) = gate_with_jwt();
+    let caller = gate.admit(&create, &jwt, request(), None).unwrap().unwrap();
+    gate.revoke_all();
+    assert_eq!(caller.permit(&body).unwrap_err().reason, Reason::CredentialsRevoked);
+}
+
+#[tokio::test]
+async fn se_17_a_stream_hears_that_its_credential_ended() {
+    let (gate, clock, jwt) = gate_with_jwt();
+    let create = rule("TaskService/CreateTask");
+    let caller = gate.admit(&create, &jwt, request(), None).unwrap().unwrap();
+    let waiting = tokio::spawn(async move { caller.ended().await });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    clock.forward(10);
+    assert_eq!(waiting.await.unwrap().reason, Reason::CredentialsExpired);
+
+    let (gate, _, jwt) = gate_with_jwt();
+    let caller = gate.admit(&create, &jwt, request(), None).unwrap().unwrap();
+    let waiting = tokio::spawn(async move { caller.ended().await });
+    gate.revoke_all();
+    assert_eq!(waiting.await.unwrap().reason, Reason::CredentialsRevoked);
+}
+
+#[test]
+fn tk_60_to_63_every_call_is_counted_once() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    metrics::with_local_recorder(&recorder, || {
+        let (gate, clock, jwt) = gate_with_jwt();
+        let list = rule("TaskService/ListTasks");
+        for key in ["", "", "garbage", "k-reader", "k-reader", "k-worker"] {
+            let _ = admit(&gate, &list, key);
+        }
+        let create = rule("TaskService/CreateTask");
+        for after in [0, 1, 9] {
+            let _ = gate.admit(&create, &jwt, request(), None);
+            clock.forward(after);
+        }
+        let _ = admit(&gate, &rule("HealthService/CheckHealth"), "garbage");
+    });
+    let text = handle.render();
+    for line in [
+        "bailiwick_auth_requests_total{method=\"none\",result=\"missing\"} 2",
+        "bailiwick_auth_requests_total{method=\"api_key\",result=\"failure\"} 1",
+        "bailiwick_auth_requests_total{method=\"api_key\",result=\"success\"} 3",
+        "bailiwick_auth_requests_total{method=\"jwt\",result=\"success\"} 3",
+        "bailiwick_auth_failures_total{reason=\"unknown_key\"} 1",
+        "bailiwick_auth_failures_total{reason=\"expired\"} 0",
+        "bailiwick_permission_denials_total{permission=\"tasks:list\"} 1",
+        "bailiwick_permission_denials_total{permission=\"tasks:create\"} 0",
+        "bailiwick_auth_jwt_verification_duration_seconds_count{result=\"success\"} 1",
+    ] {
+        assert!(text.contains(line), "{line} not in\n{text}");
+    }
+    assert!(!text.contains("Monitoring") && !text.contains("ListTasks"), "{text}");
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// The lines at `info` and above that a test causes on its own thread.
+fn logged(work: impl FnOnce()) -> Vec<String> {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(log.clone())
+        .with_ansi(false)
+        .with_max_level(tracing::Level::INFO)
+        .finish();
+    tracing::subscriber::with_default(subscriber, work);
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn tk_57_success_is_told_once_a_minute() {
+    let lines = logged(|| {
+        let (gate, clock) = gate();
+        let list = rule("TaskService/ListTasks");
+        for forward in [0, 30, 29, 1] {
+            clock.forward(forward);
+            admit(&gate, &list, "k-reader").unwrap();
+        }
+    });
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    for word in ["INFO", "subject=\"Monitoring\"", "method=\"api_key\"", "TaskService/ListTasks"] {
+        assert!(lines[0].contains(word), "{word} not in {}", lines[0]);
+    }
+}
+
+#[test]
+fn tk_47_tk_58_a_failure_is_told_with_its_reason_and_no_secret() {
+    let lines = logged(|| {
+        let (gate, _) = gate();
+        let list = rule("TaskService/ListTasks");
+        let _ = admit(&gate, &list, "hidden-value");
+        let _ = admit(&gate, &list, "");
+    });
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    for word in ["WARN", "reason=\"unknown_key\"", "192.0.2.7", "07070707"] {
+        assert!(lines[0].contains(word), "{word} not in {}", lines[0]);
+    }
+    assert!(!lines[0].contains("hidden-value"));
+}
+
+#[test]
+fn tk_59_a_denial_is_told_with_subject_and_permission() {
+    let lines = logged(|| {
+        let (gate, _) = gate();
+        let _ = admit(&gate, &rule("TaskService/CreateTask"), "k-reader");
+    });
+    let denial = lines.iter().find(|line| line.contains("WARN")).unwrap();
+    for word in ["subject=\"Monitoring\"", "required=\"tasks:create\"", "permission denied"] {
+        assert!(denial.contains(word), "{word} not in {denial}");
+    }
+    assert!(!lines.iter().any(|line| line.contains("k-reader")));
+}
+
+#[test]
+fn tk_58_a_flood_of_failures_is_cut_and_counted() {
+    let lines = logged(|| {
+        let (gate, clock) = gate();
+        let list = rule("TaskService/ListTasks");
+        for _ in 0..500 {
+            let refusal = admit(&gate, &list, "garbage").unwrap_err();
+            // A detail would be logged once more where the refusal is
+            // rendered, however many come.
+            assert_eq!(refusal.detail, None);
+        }
+        clock.forward(60);
+        let _ = admit(&gate, &list, "garbage");
+    });
+    assert_eq!(lines.len(), 101);
+    assert!(lines[100].contains("suppressed=400"), "{}", lines[100]);
+}

@@ -1,0 +1,17 @@
+//! The gate: which rule a call has, who calls, and whether it may. Answers
+//! with a [`Refusal`] and knows no transport.
+//!
+//! Not here: how a refusal is rendered (`grpc/status.rs`), what a permit is
+//! (`authz`).
+
+mod call;
+mod counters;
+pub mod gate;
+mod refusal;
+pub mod table;
+mod throttle;
+
+pub use call::{Authenticated, Caller, Global, Guarded, Namespaced, Scoped};
+pub use gate::Gate;
+pub use refusal::{Kind, Reason, Refusal, Unauthenticated};
+pub use table::{MethodRule, Rule, Table};

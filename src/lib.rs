@@ -16,3 +16,5 @@ pub mod authz;
 pub mod authn;
 
 pub mod access;
+
+pub mod engine;

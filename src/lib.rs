@@ -18,3 +18,5 @@ pub mod authn;
 pub mod access;
 
 pub mod engine;
+
+pub mod grpc;

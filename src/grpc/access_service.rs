@@ -1,0 +1,113 @@
+//! `AccessService`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use tonic::{Request, Response, Status};
+
+use super::call::answer;
+use crate::{
+    access::{Reason, Refusal},
+    domain::{Area, Permission, Principal},
+    pb::v1::{self as pb, access_service_server},
+};
+
+/// How many actions one call may ask about.
+const ACTIONS_MAX: usize = 100;
+
+/// Who am I and what may I do.
+#[derive(Clone, Debug)]
+pub(super) struct AccessService {
+    vocabulary: Arc<[pb::Permission]>,
+    declared: Arc<BTreeSet<Arc<str>>>,
+}
+
+impl AccessService {
+    /// `opens` are the RPCs with the permission of their rule, `declared` the
+    /// foreign permissions of the configuration.
+    pub(super) fn new(
+        opens: impl IntoIterator<Item = (Permission, String)>,
+        declared: BTreeSet<Arc<str>>,
+    ) -> Self {
+        let mut methods = BTreeMap::<Permission, Vec<String>>::new();
+        for (permission, method) in opens {
+            methods.entry(permission).or_default().push(method);
+        }
+        let vocabulary = Permission::ALL.iter().map(|permission| {
+            let mut methods = methods.remove(permission).unwrap_or_default();
+            methods.sort_unstable();
+            pb::Permission {
+                name: permission.name().to_owned(),
+                description: permission.description().to_owned(),
+                methods,
+            }
+        });
+        Self { vocabulary: vocabulary.collect(), declared: Arc::new(declared) }
+    }
+
+    fn allowed(
+        &self,
+        principal: &Principal,
+        place: usize,
+        action: &pb::Action,
+    ) -> Result<bool, Refusal> {
+        let area = action.namespace.as_deref().map(Area::parse).transpose().map_err(|error| {
+            let field = format!("actions[{place}].namespace");
+            Refusal::invalid(Reason::FieldInvalid, &field, error)
+        })?;
+        let name = action.permission.as_str();
+        Ok(match (Permission::parse(name), area) {
+            (Some(permission), Some(area)) => principal.may_in_area(permission, &area),
+            (Some(permission), None) => principal.holds(permission),
+            (None, _) if !self.declared.contains(name) => false,
+            (None, area) => principal.grants.iter().any(|grant| {
+                grant.permissions.contains_foreign(name)
+                    && area.as_ref().is_none_or(|area| grant.scope.contains_area(area))
+            }),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl access_service_server::AccessService for AccessService {
+    async fn who_am_i(
+        &self,
+        request: Request<pb::WhoAmIRequest>,
+    ) -> Result<Response<pb::WhoAmIResponse>, Status> {
+        answer(request, |caller, request| async move { Ok(caller.authenticated(&request)?.into()) })
+            .await
+    }
+
+    async fn can_i(
+        &self,
+        request: Request<pb::CanIRequest>,
+    ) -> Result<Response<pb::CanIResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let principal = caller.authenticated(&request)?;
+            if request.actions.is_empty() || request.actions.len() > ACTIONS_MAX {
+                let what = format!("ask about 1 to {ACTIONS_MAX} actions");
+                return Err(Refusal::invalid(Reason::FieldInvalid, "actions", what).into());
+            }
+            let answers = request.actions.into_iter().enumerate().map(|(place, action)| {
+                let allowed = self.allowed(principal, place, &action)?;
+                let pb::Action { permission, namespace } = action;
+                Ok(pb::CanIAnswer { permission, namespace, allowed })
+            });
+            Ok(pb::CanIResponse { answers: answers.collect::<Result<_, Refusal>>()? })
+        })
+        .await
+    }
+
+    async fn list_permissions(
+        &self,
+        request: Request<pb::ListPermissionsRequest>,
+    ) -> Result<Response<pb::ListPermissionsResponse>, Status> {
+        answer(request, |caller, request| async move {
+            caller.authenticated(&request)?;
+            Ok(pb::ListPermissionsResponse { permissions: self.vocabulary.to_vec() })
+        })
+        .await
+    }
+}

@@ -1,0 +1,124 @@
+//! Whether the server can take work, and how `grpc.health.v1` hears of it.
+//!
+//! Not here: how the parts of the engine do; they say it themselves.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    access::{Kind, Reason, Refusal},
+    engine::{Engine, Health},
+    pb::v1 as pb,
+};
+
+/// How often a server that is well is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often one that is not: probes shall soon hear of its cure, and at the
+/// start of its first breath.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// When another try makes sense for who finds the server not ready.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The full names of the services that `grpc.health.v1` knows.
+pub const SERVICES: [&str; 7] = [
+    <pb::task_service_server::TaskServiceServer<()> as NamedService>::NAME,
+    <pb::step_service_server::StepServiceServer<()> as NamedService>::NAME,
+    <pb::template_service_server::TemplateServiceServer<()> as NamedService>::NAME,
+    <pb::worker_service_server::WorkerServiceServer<()> as NamedService>::NAME,
+    <pb::access_service_server::AccessServiceServer<()> as NamedService>::NAME,
+    <pb::system_service_server::SystemServiceServer<()> as NamedService>::NAME,
+    <pb::health_service_server::HealthServiceServer<()> as NamedService>::NAME,
+];
+
+/// Where the process stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Something that it needs is not there yet, as keys.
+    Starting,
+    /// It takes calls.
+    Serving,
+    /// It goes down and finishes what runs.
+    Draining,
+}
+
+/// A handle to whether the server is ready; clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    engine: Arc<Engine>,
+    phase: Arc<watch::Sender<Phase>>,
+    reporter: HealthReporter,
+}
+
+impl Readiness {
+    /// Of a server that starts.
+    #[must_use]
+    pub fn new(engine: Arc<Engine>) -> Self {
+        let phase = Arc::new(watch::Sender::new(Phase::Starting));
+        Self { engine, phase, reporter: HealthReporter::new() }
+    }
+
+    /// Says where the process stands now.
+    pub fn set(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
+    /// Whether the server can take work; says why not.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let phase = *self.phase.borrow();
+        let (reason, message) = match phase {
+            Phase::Starting => (Reason::NotReady, "The server is starting"),
+            Phase::Draining => (Reason::ShuttingDown, "The server is going down"),
+            Phase::Serving if self.is_well() => return Ok(()),
+            Phase::Serving => (Reason::NotReady, "A part of the server is unhealthy"),
+        };
+        let refusal = Refusal::new(Kind::Unavailable, reason, message);
+        Err(Refusal { retry_after: Some(RETRY_AFTER), ..refusal })
+    }
+
+    /// Tells `grpc.health.v1` until the shutdown, and that at once.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut phases = self.phase.subscribe();
+        loop {
+            self.report().await;
+            let pause = if self.check().is_ok() { LOOK_EVERY } else { LOOK_AGAIN };
+            tokio::select! {
+                _ = phases.changed() => {}
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.cancelled() => {
+                    self.set(Phase::Draining);
+                    return self.report().await;
+                }
+            }
+        }
+    }
+
+    /// Tells `grpc.health.v1` once; before the first time it knows no name.
+    pub async fn report(&self) {
+        let serving = |yes| if yes { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let ready = serving(self.check().is_ok());
+        let started = serving(*self.phase.borrow() != Phase::Starting);
+        let reporter = &self.reporter;
+        reporter.set_service_status("liveness", ServingStatus::Serving).await;
+        reporter.set_service_status("startup", started).await;
+        for name in ["", "readiness"].into_iter().chain(SERVICES) {
+            reporter.set_service_status(name, ready).await;
+        }
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(super) fn reporter(&self) -> HealthReporter {
+        self.reporter.clone()
+    }
+
+    fn is_well(&self) -> bool {
+        let parts = self.engine.health();
+        parts.iter().all(|(_, health)| matches!(health, Health::Healthy(_)))
+    }
+}

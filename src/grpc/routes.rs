@@ -1,0 +1,94 @@
+//! Every service with its limits, as one tower service.
+//!
+//! Not here: the gate and the rest of the stack in front (`server`).
+
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
+
+use tokio_util::task::TaskTracker;
+use tonic::{codec::CompressionEncoding, service::Routes};
+
+use super::{
+    access_service::AccessService, health_service::HealthService, readiness::Readiness,
+    step_service::StepService, system_service::SystemService, task_service::TaskService,
+    template_service::TemplateService, transport::Rendered, worker_service::WorkerService,
+};
+use crate::{
+    domain::Permission,
+    engine::Engine,
+    pb::{
+        self,
+        v1::{
+            access_service_server::AccessServiceServer, health_service_server::HealthServiceServer,
+            step_service_server::StepServiceServer, system_service_server::SystemServiceServer,
+            task_service_server::TaskServiceServer, template_service_server::TemplateServiceServer,
+            worker_service_server::WorkerServiceServer,
+        },
+    },
+};
+
+/// The longest reply. A lease carries at most 16 MiB of inputs, and one reply
+/// several leases.
+const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What the services work with.
+#[derive(Debug)]
+pub struct Parts {
+    /// The use cases.
+    pub engine: Arc<Engine>,
+    /// Whether the server is ready.
+    pub readiness: Readiness,
+    /// Where the tasks of streams run; the shutdown waits for it.
+    pub streams: TaskTracker,
+    /// The longest message that is taken, in bytes.
+    pub body_bytes: usize,
+    /// The redacted configuration as a JSON object; none when the settings
+    /// turn the endpoint off.
+    pub config: Option<Arc<str>>,
+    /// The foreign permissions of the configuration.
+    pub declared: BTreeSet<Arc<str>>,
+    /// The RPCs that each permission opens, by their full names.
+    pub opens: Vec<(Permission, String)>,
+    /// When the process began.
+    pub started: Instant,
+}
+
+/// The services, `grpc.health.v1` and reflection.
+pub fn routes(parts: Parts) -> Result<Rendered<Routes>, tonic_reflection::server::Error> {
+    let Parts { engine, readiness, streams, body_bytes, config, declared, opens, started } = parts;
+    macro_rules! limited {
+        ($server:ident, $service:expr) => {
+            $server::new($service)
+                .max_decoding_message_size(body_bytes)
+                .max_encoding_message_size(REPLY_BYTES_MAX)
+                .accept_compressed(CompressionEncoding::Gzip)
+        };
+    }
+    let health = tonic_health::server::HealthService::from_health_reporter(readiness.reporter());
+    let mut routes = Routes::builder();
+    routes
+        .add_service(limited!(TaskServiceServer, TaskService::new(Arc::clone(&engine))))
+        .add_service(limited!(StepServiceServer, StepService::new(Arc::clone(&engine))))
+        .add_service(limited!(TemplateServiceServer, TemplateService::new(Arc::clone(&engine))))
+        .add_service(limited!(
+            WorkerServiceServer,
+            WorkerService::new(Arc::clone(&engine), streams)
+        ))
+        .add_service(limited!(AccessServiceServer, AccessService::new(opens, declared)))
+        .add_service(limited!(SystemServiceServer, SystemService::new(engine, config)))
+        .add_service(limited!(HealthServiceServer, HealthService::new(readiness, started)))
+        .add_service(tonic_health::pb::health_server::HealthServer::new(health))
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    Ok(Rendered(routes.routes().prepare()))
+}
+
+/// Serves our own descriptors, which hold those of error details as well, and
+/// both versions of reflection by either.
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+        .include_reflection_service(false)
+}

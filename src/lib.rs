@@ -20,3 +20,5 @@ pub mod access;
 pub mod engine;
 
 pub mod grpc;
+
+pub mod gateway;

@@ -22,3 +22,5 @@ pub mod engine;
 pub mod grpc;
 
 pub mod gateway;
+
+pub mod worker;

@@ -24,3 +24,5 @@ pub mod grpc;
 pub mod gateway;
 
 pub mod worker;
+
+pub mod server;

@@ -1,0 +1,289 @@
+//! The composition root: the only place which knows everything. Opens the
+//! store, starts the engine, builds the stack of a call and binds the ports.
+
+mod clock;
+mod first_line;
+mod listen;
+mod observe;
+mod origin;
+mod pages;
+mod spawn;
+mod stack;
+pub mod telemetry;
+mod trace;
+
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use prost_reflect::DescriptorPool;
+use thiserror::Error as ThisError;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::{clock::SystemClock, spawn::spawn};
+use self::{
+    listen::{Limits, Listener},
+    observe::{Observed, Room},
+    origin::Origins,
+    pages::Pages,
+    stack::Stack,
+};
+use crate::{
+    access::{Gate, MethodRule, Rule, Table, table},
+    authn::{self, Authenticator},
+    authz::System,
+    config::{self, Mode, Settings, Storage},
+    domain::{Clock, Permission},
+    engine::{self, Engine, Floor},
+    gateway::{self, Gateway, Routes, openapi},
+    grpc::{self, Parts, Phase, Readiness},
+    pb,
+    storage::{LeaseTerms, Store, sqlite},
+};
+
+/// How often the recorder of figures is tidied up.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Why a server does not start. Each says what to do.
+#[derive(Debug, ThisError)]
+pub enum Error {
+    /// The descriptors in the binary cannot be read.
+    #[error("the descriptors cannot be read: {0}")]
+    Descriptors(#[from] prost_reflect::DescriptorError),
+    /// RPCs without a rule, or with a wrong one.
+    #[error("the access table is refused:{}", list(.0))]
+    Table(Vec<table::Fault>),
+    /// REST routes that cannot be served.
+    #[error("the REST routes are refused: {0}")]
+    Routes(#[from] gateway::Error),
+    /// A credential of the configuration cannot be used.
+    #[error("the configuration is refused: {0}")]
+    Authn(#[from] authn::Error),
+    /// The store cannot be opened.
+    #[error("{0}")]
+    Storage(#[from] sqlite::OpenError),
+    /// A port cannot be bound.
+    #[error(
+        "{what} cannot listen on {address}: {source}; choose another address or end what uses it"
+    )]
+    Bind {
+        /// Which listener.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The reflection service cannot be built.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// Telemetry cannot be set up.
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::Error),
+}
+
+fn list(faults: &[table::Fault]) -> String {
+    faults.iter().fold(String::new(), |mut text, fault| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n  {fault}");
+        text
+    })
+}
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Running {
+    grpc: SocketAddr,
+    http: SocketAddr,
+    grace: Duration,
+    shutdown: CancellationToken,
+    listeners: TaskTracker,
+    loops: TaskTracker,
+    streams: TaskTracker,
+    store: Arc<dyn Store>,
+    readiness: Readiness,
+}
+
+/// Starts a server: all of it is ready when this answers.
+pub async fn start(settings: &Settings) -> Result<Running, Error> {
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    let started = started();
+    let metrics = telemetry::metrics()?;
+    let pool = DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET)?;
+    let table = Table::from_pool(&pool, &settings.auth.extra_permissions).map_err(Error::Table)?;
+    let table = Arc::new(table);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let gate = Gate::new(Authenticator::new(&settings.auth)?, Arc::clone(&clock));
+    let routes = Routes::from_pool(&pool)?;
+    // Bound before the store is opened, so that a taken port changes nothing.
+    let grpc_port = bind("gRPC", settings.server.grpc_listen).await?;
+    let http_port = bind("REST", settings.server.http_listen).await?;
+
+    let shutdown = CancellationToken::new();
+    let floor = Floor::new();
+    let store = open(settings, Arc::clone(&floor), Arc::clone(&clock)).await?;
+    let engine = Engine::new(Arc::clone(&store), floor, Arc::clone(&clock), lease_terms(settings));
+    let readiness = Readiness::new(Arc::clone(&engine));
+    let streams = TaskTracker::new();
+    let services = grpc::routes(Parts {
+        engine: Arc::clone(&engine),
+        readiness: readiness.clone(),
+        streams: streams.clone(),
+        body_bytes: settings.limits.body_bytes,
+        config: shown_config(settings),
+        declared: settings.auth.extra_permissions.clone(),
+        opens: opens(&table),
+        started,
+    })?;
+    let limits = &settings.limits;
+    let stack = Arc::new(Stack {
+        table,
+        gate,
+        origins: origins(settings),
+        routes,
+        gateway: Gateway::new(
+            &pool,
+            gateway::Limits { body_bytes: limits.body_bytes, body_timeout: limits.body_timeout },
+        )?,
+        calls: Observed::new(services, room(limits, &shutdown)),
+        pages: Pages::new(metrics.clone(), &openapi::document(&pool)?),
+    });
+
+    let loops = TaskTracker::new();
+    loops.spawn(engine::loops::run(engine, System::permit(), shutdown.clone()));
+    loops.spawn(tidy(metrics, shutdown.clone()));
+
+    let (grpc, http) = (grpc_port.address(), http_port.address());
+    let listeners = TaskTracker::new();
+    for port in [grpc_port, http_port] {
+        let stack = Arc::clone(&stack);
+        listeners.spawn(port.serve(stack, limits.into(), listeners.clone(), shutdown.clone()));
+    }
+    readiness.set(Phase::Serving);
+    readiness.report().await;
+    loops.spawn(readiness.clone().run(shutdown.clone()));
+    loops.close();
+    let auth = if matches!(settings.auth.mode, Mode::Off) { "off" } else { "on" };
+    tracing::info!(%grpc, %http, auth, version = env!("CARGO_PKG_VERSION"), "serving");
+    Ok(Running {
+        grpc,
+        http,
+        grace: settings.server.shutdown_grace,
+        shutdown,
+        listeners,
+        loops,
+        streams,
+        store,
+        readiness,
+    })
+}
+
+impl From<&config::Limits> for Limits {
+    fn from(limits: &config::Limits) -> Self {
+        Self {
+            connections: limits.connections,
+            streams: limits.concurrent_streams,
+            header_bytes: limits.header_bytes,
+            header_timeout: limits.header_timeout,
+        }
+    }
+}
+
+fn room(limits: &config::Limits, shutdown: &CancellationToken) -> Room {
+    let config::Limits { concurrent_calls, connections, request_timeout, .. } = *limits;
+    Room::new(concurrent_calls, connections, request_timeout, shutdown.clone())
+}
+
+fn origins(settings: &Settings) -> Origins {
+    Origins {
+        auth_off: matches!(settings.auth.mode, Mode::Off),
+        hosts: settings.server.allowed_hosts.clone(),
+        pages: settings.server.allowed_origins.clone(),
+    }
+}
+
+/// Keeps the recorder of figures small.
+async fn tidy(metrics: PrometheusHandle, shutdown: CancellationToken) {
+    while !shutdown.is_cancelled() {
+        metrics.run_upkeep();
+        // The time is up or the server goes down: both mean to look again.
+        let _ = tokio::time::timeout(UPKEEP, shutdown.cancelled()).await;
+    }
+}
+
+async fn bind(what: &'static str, address: SocketAddr) -> Result<Listener, Error> {
+    Listener::bind(address).await.map_err(|source| Error::Bind { what, address, source })
+}
+
+async fn open(
+    settings: &Settings,
+    floor: Arc<Floor>,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn Store>, Error> {
+    let Storage::Sqlite(path) = &settings.storage;
+    let store = sqlite::Settings::new(path.clone()).with_terms(lease_terms(settings));
+    Ok(sqlite::Sqlite::open(store, floor, clock).await?)
+}
+
+fn lease_terms(settings: &Settings) -> LeaseTerms {
+    LeaseTerms::lasting(settings.limits.lease)
+}
+
+/// The redacted configuration, when the settings show it.
+fn shown_config(settings: &Settings) -> Option<Arc<str>> {
+    settings.server.config_endpoint_enabled.then(|| settings.redacted().to_string().into())
+}
+
+/// The RPCs that each permission opens.
+fn opens(table: &Table) -> Vec<(Permission, String)> {
+    let opened = |rule: &Arc<MethodRule>| match rule.rule {
+        Rule::Permission { permission, .. } => Some((permission, rule.full_name.to_string())),
+        Rule::Public(_) | Rule::Authenticated(_) | Rule::Root | Rule::Node => None,
+    };
+    table.iter().filter_map(opened).collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "when the process began, for its uptime")]
+fn started() -> Instant {
+    Instant::now()
+}
+
+impl Running {
+    /// Where gRPC listens.
+    #[must_use]
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// Where REST listens.
+    #[must_use]
+    pub fn http_address(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Goes down: takes no new connection, ends streams, lets calls finish
+    /// within the grace, then closes the store.
+    pub async fn stop(self) {
+        self.readiness.set(Phase::Draining);
+        self.shutdown.cancel();
+        self.listeners.close();
+        self.streams.close();
+        let drained = async {
+            self.listeners.wait().await;
+            self.streams.wait().await;
+        };
+        if tokio::time::timeout(self.grace, drained).await.is_err() {
+            tracing::warn!("some calls did not finish within the grace; they end now");
+        }
+        self.loops.wait().await;
+        self.store.close().await;
+        tracing::info!("stopped");
+    }
+}

@@ -26,3 +26,5 @@ pub mod gateway;
 pub mod worker;
 
 pub mod server;
+
+pub mod cli;

@@ -1,3 +1,7 @@
 //! The `bailiwick` program: see `bailiwick --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bailiwick::cli::main()
+}

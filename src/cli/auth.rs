@@ -1,0 +1,384 @@
+//! `bailiwick auth …`: keys and tokens are made here, without a server;
+//! `whoami` and `can-i` ask one.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use super::{Connection, Error, Format, Result, output, view};
+use crate::{
+    authn::{
+        PublicKey,
+        tokens::{self, Claims, Expectations, KeyKind},
+    },
+    config::Settings,
+    domain::{Clock as _, Permission, PermissionSet, Scope},
+    pb::v1 as pb,
+    server::SystemClock,
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Print the whole vocabulary of permissions
+    #[command(
+        after_help = "Examples:\n  bailiwick auth show-permissions\n  bailiwick auth show-permissions --format json"
+    )]
+    ShowPermissions,
+    /// Make a pair of keys for signing and checking JWTs
+    #[command(
+        after_help = "Examples:\n  bailiwick auth generate-keys --output-dir ./keys\n  bailiwick auth generate-keys --algorithm EdDSA --force"
+    )]
+    GenerateKeys(GenerateKeys),
+    /// Print a JWT signed with a private key, and nothing else
+    #[command(
+        after_help = "Examples:\n  bailiwick auth generate-token --permissions tasks:create,tasks:read --subject ci \\\n      --private-key keys/jwt-private-key.pem --namespaces shop --expiry-hours 1"
+    )]
+    GenerateToken(GenerateToken),
+    /// Check a JWT and print its claims and every fault
+    #[command(
+        after_help = "The token is what --token, --token-file or BAILIWICK_AUTH_TOKEN says.\n\nExamples:\n  bailiwick auth validate-token --token \"$TOKEN\" --public-key keys/jwt-public-key.pem\n  bailiwick auth validate-token --token-file token --public-key keys/jwt-public-key.pem --issuer bailiwick"
+    )]
+    ValidateToken(ValidateToken),
+    /// Show who a server takes you for
+    #[command(
+        after_help = "Examples:\n  bailiwick auth whoami\n  bailiwick auth whoami --token-file token --format json"
+    )]
+    Whoami,
+    /// Ask whether you may do something; exit 1 when not
+    #[command(
+        after_help = "Examples:\n  bailiwick auth can-i tasks:create --namespace shop\n  bailiwick auth can-i tasks:create steps:read"
+    )]
+    CanI {
+        /// The permissions
+        #[arg(required = true, value_name = "PERMISSION")]
+        permissions: Vec<String>,
+        /// In this namespace; anywhere by default
+        #[arg(long)]
+        namespace: Option<String>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct GenerateKeys {
+    /// Where the files go
+    #[arg(long, default_value = "./keys", value_name = "FOLDER")]
+    output_dir: PathBuf,
+    /// Bits of an RSA key
+    #[arg(long, default_value_t = 2048, value_name = "BITS")]
+    key_size: u32,
+    /// The signature's algorithm
+    #[arg(long, value_enum, default_value_t = Algorithm::Rs256)]
+    algorithm: Algorithm,
+    /// Overwrite keys that are there
+    #[arg(long)]
+    force: bool,
+}
+
+/// The algorithms of JWTs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Algorithm {
+    /// RSA with SHA-256.
+    #[value(name = "RS256")]
+    Rs256,
+    /// ECDSA over P-256.
+    #[value(name = "ES256")]
+    Es256,
+    /// Ed25519.
+    #[value(name = "EdDSA")]
+    EdDsa,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct GenerateToken {
+    /// The permissions, separated by commas
+    #[arg(long, required = true, value_delimiter = ',', value_name = "LIST")]
+    permissions: Vec<String>,
+    /// The subject
+    #[arg(long)]
+    subject: String,
+    /// The file with the private key
+    #[arg(long, value_name = "FILE")]
+    private_key: PathBuf,
+    /// How long it lives [default: `auth.jwt_token_expiry_hours` of the
+    /// configuration, or else 24]
+    #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u32).range(1..=8760))]
+    expiry_hours: Option<u32>,
+    /// The issuer
+    #[arg(long, default_value = "bailiwick")]
+    issuer: String,
+    /// The audience
+    #[arg(long, default_value = "bailiwick-api")]
+    audience: String,
+    /// Where the permissions hold, separated by commas; without it the
+    /// server's configuration decides
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    namespaces: Option<Vec<String>>,
+    /// Narrows a worker's calls further, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    worker_namespaces: Vec<String>,
+    /// Also take permissions that are not in the vocabulary
+    #[arg(long)]
+    allow_unknown: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ValidateToken {
+    /// The file with the public key
+    #[arg(long, value_name = "FILE")]
+    public_key: PathBuf,
+    /// What the issuer must be
+    #[arg(long)]
+    issuer: Option<String>,
+    /// What the audience must be or contain
+    #[arg(long)]
+    audience: Option<String>,
+}
+
+pub(super) async fn run(
+    command: Command,
+    config: Option<&Path>,
+    connection: &Connection,
+    format: Format,
+) -> Result {
+    match command {
+        Command::ShowPermissions => show_permissions(format),
+        Command::GenerateKeys(args) => generate_keys(&args),
+        Command::GenerateToken(args) => generate_token(args, config),
+        Command::ValidateToken(args) => validate_token(args, connection, format),
+        Command::Whoami => whoami(connection, format).await,
+        Command::CanI { permissions, namespace } => {
+            can_i(permissions, namespace, connection, format).await
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ShownPermission {
+    name: &'static str,
+    description: &'static str,
+}
+
+fn show_permissions(format: Format) -> Result {
+    let shown = |permission: &Permission| ShownPermission {
+        name: permission.name(),
+        description: permission.description(),
+    };
+    let all: Vec<ShownPermission> = Permission::ALL.iter().map(shown).collect();
+    if format == Format::Json {
+        return output::json(&serde_json::json!({ "permissions": all }));
+    }
+    let mut rows: Vec<Vec<String>> = all
+        .iter()
+        .map(|permission| vec![permission.name.to_owned(), permission.description.to_owned()])
+        .collect();
+    rows.push(vec!["RESOURCE:*".to_owned(), "Everything of one resource, as tasks:*.".to_owned()]);
+    rows.push(vec!["*".to_owned(), "Everything but what only root may do.".to_owned()]);
+    output::table(&["PERMISSION", "ALLOWS"], &rows)
+}
+
+fn wrong(path: &Path, error: impl std::fmt::Display) -> Error {
+    Error::Usage(format!("{}: {error}", path.display()))
+}
+
+fn generate_keys(args: &GenerateKeys) -> Result {
+    let kind = match args.algorithm {
+        Algorithm::Rs256 => KeyKind::Rsa(args.key_size),
+        Algorithm::Es256 => KeyKind::P256,
+        Algorithm::EdDsa => KeyKind::Ed25519,
+    };
+    let private = args.output_dir.join("jwt-private-key.pem");
+    let public = args.output_dir.join("jwt-public-key.pem");
+    for path in [&private, &public] {
+        if path.exists() && !args.force {
+            return Err(Error::Failed(format!(
+                "{} is there already; --force overwrites it, and tokens signed with it end",
+                path.display()
+            )));
+        }
+    }
+    let pair = tokens::generate(kind).map_err(|error| Error::Usage(error.to_string()))?;
+    write_keys(&args.output_dir, &pair)?;
+    output::line(format!("{}\n{}", private.display(), public.display()))
+}
+
+/// Writes a pair of keys; the private one is 0600 from its first byte.
+pub(super) fn write_keys(folder: &Path, pair: &tokens::KeyPairPem) -> Result {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|error| wrong(folder, error))?;
+    write_new(&folder.join("jwt-private-key.pem"), &pair.private, 0o600)?;
+    write_new(&folder.join("jwt-public-key.pem"), &pair.public, 0o644)
+}
+
+/// Writes a file with a mode, through a new file beside it: nobody ever sees
+/// half of it, or all of it with a wider mode.
+pub(super) fn write_new(path: &Path, text: &str, mode: u32) -> Result {
+    let beside = path.with_extension(format!("new-{}", std::process::id()));
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&beside)
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&beside, path));
+    written.map_err(|error| {
+        // What is left of it must not stay; the first error is the one to tell.
+        let _ = fs::remove_file(&beside);
+        wrong(path, error)
+    })
+}
+
+fn generate_token(args: GenerateToken, config: Option<&Path>) -> Result {
+    let foreign = std::collections::BTreeSet::new();
+    let mut known = PermissionSet::empty();
+    for permission in &args.permissions {
+        if !known.add(permission, &foreign) && !args.allow_unknown {
+            return Err(Error::Usage(format!(
+                "`{permission}` is no permission; `bailiwick auth show-permissions` lists them, \
+                 --allow-unknown takes it all the same"
+            )));
+        }
+    }
+    for scope in [args.namespaces.as_deref(), Some(&*args.worker_namespaces)].into_iter().flatten()
+    {
+        Scope::parse(scope).map_err(|error| Error::Usage(error.to_string()))?;
+    }
+    let key =
+        fs::read_to_string(&args.private_key).map_err(|error| wrong(&args.private_key, error))?;
+    let life = match args.expiry_hours {
+        Some(hours) => Duration::from_hours(hours.into()),
+        None => Settings::token_expiry(config, std::env::vars_os())
+            .map_err(|error| Error::Usage(format!("the configuration is refused: {error}")))?,
+    };
+    let now = SystemClock.now().seconds();
+    let claims = Claims {
+        sub: args.subject,
+        iss: args.issuer,
+        aud: args.audience,
+        iat: now,
+        exp: now.saturating_add_unsigned(life.as_secs()),
+        permissions: args.permissions,
+        namespaces: args.namespaces,
+        worker_namespaces: args.worker_namespaces,
+    };
+    let token = tokens::sign(&key, &claims).map_err(|error| wrong(&args.private_key, error))?;
+    output::line(token)
+}
+
+#[derive(Serialize)]
+struct Validated {
+    valid: bool,
+    header: serde_json::Map<String, serde_json::Value>,
+    claims: serde_json::Map<String, serde_json::Value>,
+    faults: Vec<String>,
+}
+
+fn validate_token(args: ValidateToken, connection: &Connection, format: Format) -> Result {
+    let token = connection.token()?;
+    let pem =
+        fs::read_to_string(&args.public_key).map_err(|error| wrong(&args.public_key, error))?;
+    let key = PublicKey::from_pem(&pem).map_err(|error| wrong(&args.public_key, error))?;
+    let expected =
+        Expectations { issuer: args.issuer, audience: args.audience, ..Expectations::default() };
+    let looked = tokens::inspect(token.trim(), &key, &expected, SystemClock.now());
+    let faults: Vec<String> = looked.faults.iter().map(ToString::to_string).collect();
+    let validated = Validated {
+        valid: faults.is_empty(),
+        header: looked.header,
+        claims: looked.claims,
+        faults,
+    };
+    match format {
+        Format::Json => output::json(&validated)?,
+        Format::Table => output::json(&validated.claims)?,
+    }
+    match validated.faults.as_slice() {
+        [] => Ok(()),
+        faults => Err(Error::Failed(format!("the token is refused: {}", faults.join("; ")))),
+    }
+}
+
+async fn whoami(connection: &Connection, format: Format) -> Result {
+    let client = connection.client().await?;
+    let identity: view::Identity =
+        client.access().who_am_i(pb::WhoAmIRequest {}).await?.into_inner().into();
+    if format == Format::Json {
+        return output::json(&identity);
+    }
+    let root = if identity.root { ", root" } else { "" };
+    output::line(format!("{} ({}, {}{root})", identity.subject, identity.source, identity.method))?;
+    if let Some(end) = &identity.expires_at {
+        output::line(format!("until {end}"))?;
+    }
+    let rows: Vec<Vec<String>> = identity
+        .grants
+        .iter()
+        .map(|grant| vec![grant.permissions.join(", "), grant.namespaces.join(", ")])
+        .collect();
+    output::table(&["PERMISSIONS", "NAMESPACES"], &rows)
+}
+
+async fn can_i(
+    permissions: Vec<String>,
+    namespace: Option<String>,
+    connection: &Connection,
+    format: Format,
+) -> Result {
+    #[derive(Serialize)]
+    struct Answer {
+        permission: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        namespace: Option<String>,
+        allowed: bool,
+    }
+    let client = connection.client().await?;
+    let action = |permission| pb::Action { permission, namespace: namespace.clone() };
+    let request = pb::CanIRequest { actions: permissions.into_iter().map(action).collect() };
+    let answers = client.access().can_i(request).await?.into_inner().answers;
+    let answers: Vec<Answer> = answers
+        .into_iter()
+        .map(|answer| Answer {
+            permission: answer.permission,
+            namespace: answer.namespace,
+            allowed: answer.allowed,
+        })
+        .collect();
+    let denied: Vec<&str> = answers
+        .iter()
+        .filter(|answer| !answer.allowed)
+        .map(|answer| answer.permission.as_str())
+        .collect();
+    let outcome = if denied.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Failed(format!("not allowed: {}", denied.join(", "))))
+    };
+    match format {
+        Format::Json => output::json(&serde_json::json!({ "answers": answers }))?,
+        Format::Table => {
+            let rows: Vec<Vec<String>> = answers
+                .iter()
+                .map(|answer| {
+                    let allowed = if answer.allowed { "yes" } else { "no" };
+                    let namespace =
+                        answer.namespace.clone().unwrap_or_else(|| "anywhere".to_owned());
+                    vec![answer.permission.clone(), namespace, allowed.to_owned()]
+                })
+                .collect();
+            output::table(&["PERMISSION", "NAMESPACE", "ALLOWED"], &rows)?;
+        }
+    }
+    outcome
+}

@@ -1,0 +1,83 @@
+//! The kinds of callers of the matrix.
+
+use std::collections::BTreeSet;
+
+use bailiwick::domain::Permission;
+
+use crate::harness::credentials::{self, ROOT_KEY, Token};
+
+/// What a caller is to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nobody: no credential, or none that counts.
+    Stranger,
+    /// Somebody whose grants hold in another namespace.
+    Elsewhere,
+    /// Somebody whose grants hold everywhere.
+    Known,
+}
+
+/// A caller.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub name: String,
+    pub kind: Kind,
+    pub permissions: Vec<String>,
+    /// The header that carries its credential.
+    pub header: Option<(&'static str, String)>,
+}
+
+fn bearer(token: &str) -> (&'static str, String) {
+    ("authorization", format!("Bearer {token}"))
+}
+
+fn stranger(name: &str, header: Option<(&'static str, String)>) -> Caller {
+    Caller { name: name.to_owned(), kind: Kind::Stranger, permissions: Vec::new(), header }
+}
+
+fn known(name: &str) -> Caller {
+    let token = Token::new(&format!("matrix-{name}"), &[name]).sign();
+    Caller {
+        name: name.to_owned(),
+        kind: Kind::Known,
+        permissions: vec![name.to_owned()],
+        header: Some(bearer(&token)),
+    }
+}
+
+/// May do everything, in a namespace where nothing is.
+pub fn elsewhere() -> Caller {
+    let token = Token::new("matrix-elsewhere", &["*"]).within(&["elsewhere"]).sign();
+    Caller {
+        name: "wrong namespace".to_owned(),
+        kind: Kind::Elsewhere,
+        permissions: vec!["*".to_owned()],
+        header: Some(bearer(&token)),
+    }
+}
+
+/// All of them.
+pub fn all() -> Vec<Caller> {
+    let star = Token::new("matrix-stranger", &["*"]);
+    let expired = star.clone().claim("exp", (credentials::now() - 1).into()).sign();
+    let mut callers = vec![
+        stranger("no credential", None),
+        stranger("garbage", Some(bearer("garbage"))),
+        stranger("garbage key", Some(("x-api-key", "garbage".to_owned()))),
+        stranger("expired", Some(bearer(&expired))),
+        stranger("wrong key", Some(bearer(&star.sign_with(credentials::stranger())))),
+        elsewhere(),
+    ];
+    callers.extend(Permission::ALL.iter().map(|permission| known(permission.name())));
+    let resources: BTreeSet<&str> =
+        Permission::ALL.iter().map(|permission| permission.resource()).collect();
+    callers.extend(resources.into_iter().map(|resource| known(&format!("{resource}:*"))));
+    callers.push(known("*"));
+    callers.push(Caller {
+        name: "root key".to_owned(),
+        kind: Kind::Known,
+        permissions: vec!["*".to_owned()],
+        header: Some(("x-api-key", ROOT_KEY.to_owned())),
+    });
+    callers
+}

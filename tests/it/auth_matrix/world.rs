@@ -1,0 +1,288 @@
+//! A server with something in it, and for each RPC a request that succeeds
+//! for who may call it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bailiwick::pb::v1 as pb;
+use bailiwick_client::{Auth, Client};
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+
+use super::{
+    call::{self, Seen, Surface},
+    callers::{Caller, Kind},
+    written,
+};
+use crate::harness::{self, Server, Setup};
+
+const NAMESPACE: &str = "shop";
+const TEMPLATE: &str = "name: matrix\nnamespace_name: shop\nversion: 1.0.0\nsteps:\n  - name: only\n    handler: {callable: work}\n";
+
+/// An RPC by one surface.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub rpc: String,
+    pub surface: Surface,
+    /// Instead of the usual request.
+    request: Option<Value>,
+}
+
+/// A server with a template, a worker and a task.
+pub struct World {
+    server: Server,
+    root: Client,
+    channel: Channel,
+    http: reqwest::Client,
+    task: String,
+    step: String,
+    /// A lease of root's on the shared task.
+    lease: String,
+    fresh: AtomicU64,
+}
+
+impl World {
+    pub async fn build() -> Self {
+        let setup =
+            Setup { server: "config_endpoint_enabled = true\n".to_owned(), ..Setup::default() };
+        let server = Server::with(setup).await;
+        let root = server.root().await;
+        let channel = Channel::from_shared(server.grpc_url()).unwrap().connect().await.unwrap();
+        let request = pb::RegisterTemplateRequest {
+            namespace: NAMESPACE.into(),
+            definition: TEMPLATE.into(),
+        };
+        root.templates().register_template(request).await.unwrap();
+        let worker = pb::RegisterWorkerRequest {
+            namespace: NAMESPACE.into(),
+            name: "known".into(),
+            handlers: vec!["work".into()],
+            version: None,
+        };
+        root.workers().register_worker(worker).await.unwrap();
+        let mut world = Self {
+            server,
+            root,
+            channel,
+            http: harness::http(),
+            task: String::new(),
+            step: String::new(),
+            lease: String::new(),
+            fresh: AtomicU64::new(0),
+        };
+        (world.task, world.step) = world.fresh_task().await;
+        world.lease = lease(&world.root).await;
+        world
+    }
+
+    /// Each RPC of ours by each of its surfaces.
+    pub fn targets() -> Vec<Target> {
+        let ours = written().into_keys().filter(|rpc| rpc.starts_with("bailiwick."));
+        ours.flat_map(|rpc| {
+            call::surfaces(&rpc).into_iter().map(move |surface| Target {
+                rpc: rpc.clone(),
+                surface,
+                request: None,
+            })
+        })
+        .collect()
+    }
+
+    /// Keeps the shared lease alive, however long the matrix takes.
+    pub async fn heartbeat(&self) {
+        let request = pb::HeartbeatStepRequest { lease_id: self.lease.clone() };
+        let answer = self.root.workers().heartbeat_step(request).await.unwrap().into_inner();
+        assert_eq!(answer.state(), pb::LeaseState::Held);
+    }
+
+    async fn fresh_task(&self) -> (String, String) {
+        let request = pb::CreateTaskRequest {
+            namespace: NAMESPACE.into(),
+            name: "matrix".into(),
+            ..pb::CreateTaskRequest::default()
+        };
+        let task = self.root.tasks().create_task(request).await.unwrap().into_inner();
+        let task = task.task.unwrap().task_uuid;
+        let request = pb::ListStepsRequest { task_uuid: task.clone(), ..Default::default() };
+        let steps = self.root.steps().list_steps(request).await.unwrap().into_inner().steps;
+        (task, steps[0].step_uuid.clone())
+    }
+
+    /// Everything that a call could change, as root sees it.
+    pub async fn state(&self) -> Value {
+        let mut state = Vec::new();
+        for path in
+            ["/v1/tasks?page_size=500", "/v1/templates?page_size=500", "/v1/workers?page_size=500"]
+        {
+            let answer = self.server.rest(reqwest::Method::GET, path).send().await.unwrap();
+            assert_eq!(answer.status(), 200);
+            state.push(answer.json::<Value>().await.unwrap());
+        }
+        let steps = format!("/v1/tasks/{}/workflow_steps", self.task);
+        let answer = self.server.rest(reqwest::Method::GET, &steps).send().await.unwrap();
+        state.push(answer.json().await.unwrap());
+        state.into()
+    }
+
+    /// Makes the call; where it succeeds and uses something up, on something
+    /// fresh of the caller's own.
+    pub async fn call(&self, target: &Target, caller: &Caller, succeeds: bool) -> Seen {
+        let request = self.request(&target.rpc, caller, succeeds).await;
+        if target.surface == Surface::Grpc {
+            return call::seen(&call::grpc(&self.channel, &target.rpc, &request, caller).await);
+        }
+        let base = format!("http://{}", self.server.http);
+        let list = call::list_of(&target.rpc);
+        call::rest_seen(
+            call::rest(&self.http, &base, &target.surface, &request, caller),
+            list.as_deref(),
+        )
+        .await
+    }
+
+    async fn request(&self, rpc: &str, caller: &Caller, succeeds: bool) -> Value {
+        let method = rpc.rsplit_once('/').unwrap().1;
+        let number = self.fresh.fetch_add(1, Ordering::Relaxed);
+        let consumes = [
+            "CancelTask",
+            "ResolveStep",
+            "HeartbeatStep",
+            "CompleteStep",
+            "FailStep",
+            "LeaseSteps",
+        ];
+        let (task, step) = if succeeds && consumes.contains(&method) {
+            self.fresh_task().await
+        } else {
+            (self.task.clone(), self.step.clone())
+        };
+        let lease = match method {
+            "HeartbeatStep" | "CompleteStep" | "FailStep"
+                if succeeds && caller.kind == Kind::Known =>
+            {
+                lease(&self.client(caller).await).await
+            }
+            _ => self.lease.clone(),
+        };
+        match method {
+            "CreateTask" => json!({"namespace": NAMESPACE, "name": "matrix"}),
+            "GetTask" | "WatchTask" | "GetTaskContext" | "ListSteps" | "CancelTask" => {
+                json!({"task_uuid": task})
+            }
+            "GetStep" | "GetStepAudit" => json!({"task_uuid": task, "step_uuid": step}),
+            "ResolveStep" => json!({
+                "task_uuid": task, "step_uuid": step,
+                "action_type": "STEP_ACTION_RESOLVE_MANUALLY", "reason": "matrix",
+            }),
+            "RegisterTemplate" => json!({
+                "namespace": NAMESPACE,
+                "definition": TEMPLATE.replace("1.0.0", &format!("1.0.{number}")),
+            }),
+            "ValidateTemplate" => json!({"namespace": NAMESPACE, "definition": TEMPLATE}),
+            "GetTemplate" => json!({"namespace": NAMESPACE, "name": "matrix", "version": "1.0.0"}),
+            "RegisterWorker" => {
+                json!({"namespace": NAMESPACE, "name": format!("w{number}"), "handlers": ["work"]})
+            }
+            "StreamWork" => {
+                json!({"open": {"namespace": NAMESPACE, "name": "w", "handlers": ["other"]}})
+            }
+            "LeaseSteps" => json!({"namespace": NAMESPACE, "handlers": ["work"]}),
+            "HeartbeatStep" | "CompleteStep" => json!({"lease_id": lease}),
+            "FailStep" => json!({"lease_id": lease, "error": "matrix"}),
+            "CanI" => json!({"actions": [{"permission": "tasks:create"}]}),
+            _ => json!({}),
+        }
+    }
+
+    async fn client(&self, caller: &Caller) -> Client {
+        let (name, value) = caller.header.clone().unwrap();
+        let auth = match value.strip_prefix("Bearer ") {
+            Some(token) => Auth::Bearer(token.to_owned()),
+            None => Auth::ApiKey { key: value, header: Some(name.to_owned()) },
+        };
+        self.server.client(auth).await
+    }
+
+    /// The same call on an object that does not exist; none for RPCs that
+    /// name no object.
+    pub fn absent(&self, target: &Target) -> Option<Target> {
+        let shared = self.shared(&target.rpc)?;
+        // The same namespace number and the same time: only the rest differs.
+        let other = |id: &str| {
+            let last = if id.ends_with('0') { "1" } else { "0" };
+            format!("{}{last}", &id[..id.len() - 1])
+        };
+        let mut request = shared;
+        for field in ["task_uuid", "lease_id"] {
+            if let Some(Value::String(id)) = request.get_mut(field) {
+                *id = other(id);
+            }
+        }
+        Some(Target { request: Some(request), ..target.clone() })
+    }
+
+    fn shared(&self, rpc: &str) -> Option<Value> {
+        let (task, step, lease) = (&self.task, &self.step, &self.lease);
+        match rpc.rsplit_once('/').unwrap().1 {
+            "GetTask" | "WatchTask" | "GetTaskContext" | "ListSteps" | "CancelTask" => {
+                Some(json!({"task_uuid": task}))
+            }
+            "GetStep" | "GetStepAudit" => Some(json!({"task_uuid": task, "step_uuid": step})),
+            "ResolveStep" => Some(json!({
+                "task_uuid": task, "step_uuid": step,
+                "action_type": "STEP_ACTION_RESOLVE_MANUALLY", "reason": "matrix",
+            })),
+            "HeartbeatStep" | "CompleteStep" => Some(json!({"lease_id": lease})),
+            "FailStep" => Some(json!({"lease_id": lease, "error": "matrix"})),
+            _ => None,
+        }
+    }
+
+    /// Everything that a caller can see of an answer, without the request's
+    /// id, times and the id that was asked for.
+    pub async fn raw(&self, target: &Target, caller: &Caller) -> String {
+        let request = target.request.clone().or_else(|| self.shared(&target.rpc)).unwrap();
+        let mut text = if target.surface == Surface::Grpc {
+            let answer = call::grpc(&self.channel, &target.rpc, &request, caller).await;
+            let status = answer.expect_err("hidden");
+            let mut headers = status.metadata().clone().into_headers();
+            let id = headers.remove("x-request-id").unwrap();
+            headers.remove("date");
+            // The details hold the id too: compare what they say besides.
+            let details =
+                String::from_utf8_lossy(status.details()).replace(id.to_str().unwrap(), "ID");
+            let mut names: Vec<String> = headers.keys().map(ToString::to_string).collect();
+            names.sort();
+            format!("{:?} {} {names:?} {details}", status.code(), status.message())
+        } else {
+            let base = format!("http://{}", self.server.http);
+            let answer = call::rest(&self.http, &base, &target.surface, &request, caller)
+                .send()
+                .await
+                .unwrap();
+            let mut headers = answer.headers().clone();
+            let id = headers.remove("x-request-id").unwrap();
+            headers.remove("date");
+            let status = answer.status();
+            let body = answer.text().await.unwrap().replace(id.to_str().unwrap(), "ID");
+            format!("{status} {headers:?} {body}")
+        };
+        for field in ["task_uuid", "step_uuid", "lease_id"] {
+            if let Some(Value::String(id)) = request.get(field) {
+                text = text.replace(id.as_str(), field);
+            }
+        }
+        text
+    }
+}
+
+async fn lease(client: &Client) -> String {
+    let request = pb::LeaseStepsRequest {
+        namespace: NAMESPACE.into(),
+        handlers: vec!["work".into()],
+        max_leases: 1,
+        wait_ms: 5_000,
+        worker: None,
+    };
+    let leases = client.workers().lease_steps(request).await.unwrap().into_inner().leases;
+    leases[0].lease_id.clone()
+}

@@ -1,0 +1,39 @@
+//! The one integration-test binary: tests through the front door, and tests
+//! of what surrounds the code.
+#![expect(unreachable_pub, reason = "what modules of one test binary share is public to it alone")]
+
+// `cfg(test)` says to clippy that helpers are tests too.
+#[cfg(test)]
+mod architecture;
+#[cfg(test)]
+mod auth;
+#[cfg(test)]
+mod auth_matrix;
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod cli;
+#[cfg(test)]
+mod clients;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod deploy;
+#[cfg(test)]
+mod docs;
+#[cfg(test)]
+mod durability;
+#[cfg(test)]
+mod flows;
+#[cfg(test)]
+mod hardening;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod quickstart;
+#[cfg(test)]
+mod rest;
+#[cfg(test)]
+mod telemetry;
+#[cfg(test)]
+mod worker;

@@ -9,8 +9,10 @@ pub mod history;
 pub mod ids;
 pub mod json;
 pub mod namespace;
+mod network;
 pub mod permission;
 pub mod principal;
+pub mod secret;
 pub mod task;
 pub mod template;
 
@@ -18,5 +20,6 @@ pub use clock::{Clock, Timestamp};
 pub use ids::{LeaseId, RequestId, StepId, StepNo, TaskId};
 pub use json::Json;
 pub use namespace::{Area, Namespace, Scope};
+pub use network::Network;
 pub use permission::{Permission, PermissionSet};
 pub use principal::{Grant, Principal};

@@ -245,6 +245,18 @@ impl Scope {
         }
     }
 
+    /// Whether all of another scope lies in this one.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Everything, _) => true,
+            (Self::Under(_), Self::Everything) => false,
+            (Self::Under(wide), Self::Under(narrow)) => {
+                narrow.iter().all(|narrow| wide.iter().any(|wide| covers(wide, narrow)))
+            }
+        }
+    }
+
     /// The prefixes as they are written; `*` for everything.
     #[must_use]
     pub fn to_strings(&self) -> Vec<String> {
@@ -267,14 +279,17 @@ impl From<&Area> for Scope {
     }
 }
 
-/// The narrower of two prefixes when one lies in the other.
-fn narrower<'a>(a: &'a Prefix, b: &'a Prefix) -> Option<&'a Prefix> {
-    let covers = |wide: &Prefix, narrow: &Prefix| match narrow {
+fn covers(wide: &Prefix, narrow: &Prefix) -> bool {
+    match narrow {
         Prefix::Tree(root) => wide.contains(root),
         Prefix::Below(root) => {
             wide.contains(root) || matches!(wide, Prefix::Below(other) if other == root)
         }
-    };
+    }
+}
+
+/// The narrower of two prefixes when one lies in the other.
+fn narrower<'a>(a: &'a Prefix, b: &'a Prefix) -> Option<&'a Prefix> {
     if covers(a, b) {
         Some(b)
     } else if covers(b, a) {
@@ -340,5 +355,18 @@ mod tests {
         assert_eq!(parse(&["a"]).intersection(&parse(&["a."])), parse(&["a."]));
         assert_eq!(parse(&["a"]).intersection(&Scope::Everything), parse(&["a"]));
         assert_eq!(parse(&["a"]).intersection(&parse(&["ab"])), Scope::NOWHERE);
+    }
+
+    #[test]
+    fn a_scope_covers_what_lies_in_it_as_a_whole() {
+        let covers = |wide: &[&str], narrow: &[&str]| {
+            let parse = |texts: &[&str]| Scope::parse(texts).unwrap_or(Scope::NOWHERE);
+            parse(wide).covers(&parse(narrow))
+        };
+        assert!(covers(&["*"], &["*"]) && covers(&["*"], &["a"]) && covers(&["a"], &[]));
+        assert!(covers(&["a", "b"], &["a.x", "b."]) && covers(&["a."], &["a."]));
+        assert!(
+            !covers(&["a"], &["*"]) && !covers(&["a."], &["a"]) && !covers(&["a"], &["a", "c"])
+        );
     }
 }

@@ -168,6 +168,30 @@ impl PermissionSet {
         self.star || self.foreign.contains(name)
     }
 
+    /// What is in both; `*` only where both are.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        match (self.star, other.star) {
+            (true, _) => other.clone(),
+            (_, true) => self.clone(),
+            (false, false) => Self {
+                bits: self.bits & other.bits,
+                star: false,
+                foreign: self.foreign.intersection(&other.foreign).cloned().collect(),
+            },
+        }
+    }
+
+    /// Its permissions of the vocabulary.
+    pub fn own(&self) -> impl Iterator<Item = Permission> + '_ {
+        Permission::ALL.iter().copied().filter(|permission| self.contains(*permission))
+    }
+
+    /// Its permissions of other services.
+    pub fn foreign(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.foreign.iter()
+    }
+
     /// Whether it was written `*`.
     #[must_use]
     pub fn is_star(&self) -> bool {

@@ -8,12 +8,15 @@
 
 #[cfg(test)]
 pub(crate) mod conformance;
+mod credentials;
 pub mod sqlite;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use thiserror::Error as ThisError;
+
+pub use self::credentials::{CredentialKind, CredentialRecord, CredentialStore, Recall};
 
 use crate::domain::{
     Area, Json, LeaseId, Namespace, Scope, StepId, TaskId, Timestamp,
@@ -543,7 +546,15 @@ pub trait WorkerStore: Send + Sync {
 /// A whole store.
 #[async_trait]
 pub trait Store:
-    TemplateStore + TaskStore + WorkStore + WorkerStore + fmt::Debug + Send + Sync + 'static
+    TemplateStore
+    + TaskStore
+    + WorkStore
+    + WorkerStore
+    + CredentialStore
+    + fmt::Debug
+    + Send
+    + Sync
+    + 'static
 {
     /// Proves that a change reaches the disk.
     async fn check(&self) -> Result<()>;

@@ -3,6 +3,7 @@
 //!
 //! Not here: what one engine alone can show, as a full disk.
 
+pub(crate) mod credentials;
 pub(crate) mod house;
 pub(crate) mod leases;
 pub(crate) mod queues;
@@ -90,6 +91,11 @@ macro_rules! suite {
             workers::lists_are_scoped_and_paged
             workers::handlers_are_counted_and_paged
             workers::a_check_reaches_the_disk
+            credentials::a_credential_reads_back_after_a_restart
+            credentials::a_successor_ends_its_predecessor
+            credentials::uses_are_counted_to_the_last
+            credentials::what_is_revoked_stays_so
+            credentials::recalls_only_move_on
         }
     };
     (@cases $engine:ty => $($module:ident :: $case:ident)*) => {

@@ -17,8 +17,14 @@ pub(super) struct Migration {
     pub(super) sql: &'static str,
 }
 
-pub(super) const MIGRATIONS: &[Migration] =
-    &[Migration { number: 1, name: "first", sql: include_str!("migrations/0001_first.sql") }];
+pub(super) const MIGRATIONS: &[Migration] = &[
+    Migration { number: 1, name: "first", sql: include_str!("migrations/0001_first.sql") },
+    Migration {
+        number: 2,
+        name: "credentials",
+        sql: include_str!("migrations/0002_credentials.sql"),
+    },
+];
 
 fn checksum(sql: &str) -> String {
     let mut text = String::new();

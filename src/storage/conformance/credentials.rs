@@ -1,0 +1,130 @@
+//! Credentials that the server gave out.
+
+use std::sync::Arc;
+
+use super::{
+    Engine,
+    house::{House, who},
+};
+use crate::storage::{CredentialKind, CredentialRecord, Recall};
+
+fn record<E: Engine>(house: &House<E>, id: &str) -> CredentialRecord {
+    let mut digest = [0; 32];
+    for (place, byte) in digest.iter_mut().zip(id.bytes()) {
+        *place = byte;
+    }
+    CredentialRecord {
+        id: id.into(),
+        digest,
+        kind: CredentialKind::Token,
+        name: Some("a name".to_owned()),
+        scopes: vec!["tasks:read".to_owned()],
+        namespaces: vec!["shop".to_owned()],
+        networks: vec!["10.0.0.0/8".to_owned()],
+        created_by: who("root"),
+        created_with: "with".into(),
+        created_at: house.now(),
+        expires_at: None,
+        max_uses: None,
+        uses: 0,
+        parent: Some("parent".into()),
+        family: id.into(),
+        revoked_at: None,
+        last_used_at: None,
+    }
+}
+
+async fn all<E: Engine>(house: &House<E>) -> Vec<CredentialRecord> {
+    let mut all = house.store().credentials().await.unwrap();
+    all.sort_by(|a, b| a.id.cmp(&b.id));
+    all
+}
+
+pub(crate) async fn a_credential_reads_back_after_a_restart<E: Engine>(house: &mut House<E>) {
+    let one = record(house, "one");
+    assert!(house.store().add_credential(one.clone(), None).await.unwrap());
+    let two = CredentialRecord { max_uses: Some(2), ..record(house, "two") };
+    assert!(house.store().add_credential(two.clone(), None).await.unwrap());
+    // Neither an id nor a digest is given twice.
+    let other = CredentialRecord { digest: [9; 32], ..one.clone() };
+    assert!(!house.store().add_credential(other, None).await.unwrap());
+    let other = CredentialRecord { id: "three".into(), ..one.clone() };
+    assert!(!house.store().add_credential(other, None).await.unwrap());
+    house.reopen().await;
+    assert_eq!(all(house).await, [one, two]);
+}
+
+pub(crate) async fn a_successor_ends_its_predecessor<E: Engine>(house: &mut House<E>) {
+    let end = house.now().plus_ms(5_000);
+    let one = CredentialRecord { expires_at: Some(end), ..record(house, "one") };
+    assert!(house.store().add_credential(one, None).await.unwrap());
+    for (id, later, wanted) in [("two", 9_000, 5_000), ("three", 1_000, 1_000)] {
+        let replaces = Some(("one".into(), house.now().plus_ms(later)));
+        let next = record(house, id);
+        assert!(house.store().add_credential(next, replaces).await.unwrap());
+        let one = all(house).await.into_iter().find(|one| &*one.id == "one").unwrap();
+        assert_eq!(one.expires_at, Some(house.now().plus_ms(wanted)), "never longer");
+    }
+    // Where nothing was added nothing ends.
+    let replaces = Some(("one".into(), house.now()));
+    let again = record(house, "two");
+    assert!(!house.store().add_credential(again, replaces).await.unwrap());
+    let one = all(house).await.into_iter().find(|one| &*one.id == "one").unwrap();
+    assert_eq!(one.expires_at, Some(house.now().plus_ms(1_000)));
+}
+
+pub(crate) async fn uses_are_counted_to_the_last<E: Engine>(house: &mut House<E>) {
+    let one = CredentialRecord { max_uses: Some(5), ..record(house, "one") };
+    assert!(house.store().add_credential(one, None).await.unwrap());
+    let endless = record(house, "endless");
+    assert!(house.store().add_credential(endless, None).await.unwrap());
+    let uses = (0..20).map(|_| house.store().use_credential("one"));
+    let used = futures::future::join_all(uses).await;
+    assert_eq!(used.into_iter().filter(|used| *used.as_ref().unwrap()).count(), 5);
+    house.reopen().await;
+    assert!(!house.store().use_credential("one").await.unwrap());
+    assert!(!house.store().use_credential("endless").await.unwrap(), "nothing to count");
+    assert!(!house.store().use_credential("absent").await.unwrap());
+    let used = vec![("one".into(), house.now()), ("absent".into(), house.now())];
+    house.store().credentials_used(used).await.unwrap();
+    let earlier = vec![("one".into(), house.now().plus_ms(-1))];
+    house.store().credentials_used(earlier).await.unwrap();
+    let one = all(house).await.pop().unwrap();
+    assert_eq!((one.uses, one.last_used_at), (5, Some(house.now())));
+}
+
+pub(crate) async fn what_is_revoked_stays_so<E: Engine>(house: &mut House<E>) {
+    for id in ["one", "two"] {
+        let one = CredentialRecord { max_uses: Some(9), ..record(house, id) };
+        assert!(house.store().add_credential(one, None).await.unwrap());
+    }
+    let at = house.now();
+    let both: [Arc<str>; 2] = ["one".into(), "absent".into()];
+    house.store().revoke_credentials(&both, at).await.unwrap();
+    house.wait_ms(10);
+    house.store().revoke_credentials(&both, house.now()).await.unwrap();
+    assert!(!house.store().use_credential("one").await.unwrap());
+    assert!(house.store().use_credential("two").await.unwrap());
+    house.reopen().await;
+    let revoked: Vec<_> = all(house).await.into_iter().map(|one| one.revoked_at).collect();
+    assert_eq!(revoked, [Some(at), None]);
+    assert!(house.store().delete_credential("one").await.unwrap());
+    assert!(!house.store().delete_credential("one").await.unwrap());
+    assert_eq!(all(house).await.len(), 1);
+}
+
+pub(crate) async fn recalls_only_move_on<E: Engine>(house: &mut House<E>) {
+    let recall = |subject: Option<&str>, until| Recall {
+        issuer: "issuer".to_owned(),
+        subject: subject.map(str::to_owned),
+        until,
+    };
+    let (early, late) = (house.now(), house.now().plus_ms(1_000));
+    for (subject, until) in [(None, late), (None, early), (Some("a"), early), (Some("a"), late)] {
+        house.store().recall(&recall(subject, until)).await.unwrap();
+    }
+    house.reopen().await;
+    let mut all = house.store().recalls().await.unwrap();
+    all.sort_by(|a, b| a.subject.cmp(&b.subject));
+    assert_eq!(all, [recall(None, late), recall(Some("a"), late)]);
+}

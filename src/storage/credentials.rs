@@ -1,0 +1,119 @@
+//! Credentials that the server itself gave out: minted tokens and API keys.
+//! A digest is all that is kept of a secret.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{Result, fmt};
+use crate::domain::{Timestamp, principal::Identity};
+
+/// What a credential was given out as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialKind {
+    /// A minted token, which root manages.
+    Token,
+    /// An API key, which administrators of keys manage.
+    ApiKey,
+}
+
+impl CredentialKind {
+    /// As it is kept and shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::ApiKey => "api_key",
+        }
+    }
+}
+
+/// A credential as it is kept.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CredentialRecord {
+    /// Its public id.
+    pub id: Arc<str>,
+    /// The SHA-256 of the secret.
+    pub digest: [u8; 32],
+    /// What it is.
+    pub kind: CredentialKind,
+    /// What it is called.
+    pub name: Option<String>,
+    /// The permissions as they were written.
+    pub scopes: Vec<String>,
+    /// Where they hold, as it was written; `*` is everything.
+    pub namespaces: Vec<String>,
+    /// The networks that it may be used from; all when empty.
+    pub networks: Vec<String>,
+    /// Who made it.
+    pub created_by: Identity,
+    /// By which credential.
+    pub created_with: Arc<str>,
+    /// When.
+    pub created_at: Timestamp,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+    /// How many calls it opens.
+    pub max_uses: Option<u32>,
+    /// How many it has opened, where they are counted.
+    pub uses: u32,
+    /// The token that it descends from.
+    pub parent: Option<Arc<str>>,
+    /// The id of the first token of its line of rotations.
+    pub family: Arc<str>,
+    /// When it was taken back.
+    pub revoked_at: Option<Timestamp>,
+    /// When it was last used.
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl fmt::Debug for CredentialRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CredentialRecord({} {})", self.kind.as_str(), self.id)
+    }
+}
+
+/// JWTs that are taken back: those of an issuer, or of one of its subjects,
+/// that were issued until a moment (SE-47).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Recall {
+    /// The issuer.
+    pub issuer: String,
+    /// The subject; none is every one.
+    pub subject: Option<String>,
+    /// Until when.
+    pub until: Timestamp,
+}
+
+/// Credentials.
+#[async_trait]
+pub trait CredentialStore: Send + Sync {
+    /// Keeps a new one; false when its id or digest is taken. With a
+    /// predecessor, that one ends at the given moment in the same step.
+    async fn add_credential(
+        &self,
+        record: CredentialRecord,
+        replaces: Option<(Arc<str>, Timestamp)>,
+    ) -> Result<bool>;
+
+    /// All of them, also those that were taken back.
+    async fn credentials(&self) -> Result<Vec<CredentialRecord>>;
+
+    /// Takes these back; those that were before keep their moment.
+    async fn revoke_credentials(&self, ids: &[Arc<str>], now: Timestamp) -> Result<()>;
+
+    /// Removes one; false when it is not there.
+    async fn delete_credential(&self, id: &str) -> Result<bool>;
+
+    /// Counts one use; false when it has none left, is revoked or unknown.
+    async fn use_credential(&self, id: &str) -> Result<bool>;
+
+    /// Writes down when credentials were last used.
+    async fn credentials_used(&self, uses: Vec<(Arc<str>, Timestamp)>) -> Result<()>;
+
+    /// Takes JWTs back; an earlier recall of the same is moved on.
+    async fn recall(&self, recall: &Recall) -> Result<()>;
+
+    /// Every recall.
+    async fn recalls(&self) -> Result<Vec<Recall>>;
+}

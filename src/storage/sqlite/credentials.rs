@@ -1,0 +1,198 @@
+//! Credentials that the server gave out.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, Row, params};
+
+use super::{Sqlite, error::damaged, row, writer::Operation};
+use crate::{
+    domain::Timestamp,
+    storage::{CredentialKind, CredentialRecord, CredentialStore, Recall, Result},
+};
+
+const COLUMNS: &str = "id, digest, kind, name, scopes, namespaces, networks, created_by, \
+                       created_with, created_at, expires_at, max_uses, uses, parent, family, \
+                       revoked_at, last_used_at";
+
+fn list(found: &Row<'_>, column: usize) -> Result<Vec<String>> {
+    serde_json::from_str(&row::text(found, column)?).map_err(|_| damaged("a credential's list"))
+}
+
+fn list_text(list: &[String]) -> Result<String> {
+    serde_json::to_string(list).map_err(|_| damaged("a credential's list"))
+}
+
+fn read(found: &Row<'_>) -> Result<CredentialRecord> {
+    let kind = match &*row::text(found, 2)? {
+        "token" => CredentialKind::Token,
+        "api_key" => CredentialKind::ApiKey,
+        _ => return Err(damaged("a credential's kind")),
+    };
+    Ok(CredentialRecord {
+        id: row::text(found, 0)?,
+        digest: found.get(1)?,
+        kind,
+        name: found.get(3)?,
+        scopes: list(found, 4)?,
+        namespaces: list(found, 5)?,
+        networks: list(found, 6)?,
+        created_by: row::identity(&row::text(found, 7)?)?,
+        created_with: row::text(found, 8)?,
+        created_at: row::time(found, 9)?,
+        expires_at: row::time_if_any(found, 10)?,
+        max_uses: found.get(11)?,
+        uses: found.get(12)?,
+        parent: row::text_if_any(found, 13)?,
+        family: row::text(found, 14)?,
+        revoked_at: row::time_if_any(found, 15)?,
+        last_used_at: row::time_if_any(found, 16)?,
+    })
+}
+
+fn add(
+    operation: &mut Operation<'_>,
+    record: &CredentialRecord,
+    replaces: Option<&(Arc<str>, Timestamp)>,
+) -> Result<bool> {
+    let conn = operation.conn;
+    let mut insert = conn.prepare_cached(&format!(
+        "INSERT INTO credential ({COLUMNS}) VALUES \
+         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) \
+         ON CONFLICT DO NOTHING"
+    ))?;
+    let added = insert.execute(params![
+        &*record.id,
+        record.digest,
+        record.kind.as_str(),
+        record.name,
+        list_text(&record.scopes)?,
+        list_text(&record.namespaces)?,
+        list_text(&record.networks)?,
+        row::identity_text(&record.created_by),
+        &*record.created_with,
+        record.created_at.micros(),
+        record.expires_at.map(Timestamp::micros),
+        record.max_uses,
+        record.uses,
+        record.parent.as_deref(),
+        &*record.family,
+        record.revoked_at.map(Timestamp::micros),
+        record.last_used_at.map(Timestamp::micros),
+    ])? == 1;
+    if let (true, Some((id, end))) = (added, replaces) {
+        // Never longer than before.
+        conn.prepare_cached(
+            "UPDATE credential SET expires_at = min(coalesce(expires_at, ?2), ?2) WHERE id = ?1",
+        )?
+        .execute((&**id, end.micros()))?;
+    }
+    Ok(added)
+}
+
+fn revoke(operation: &mut Operation<'_>, ids: &[Arc<str>], now: Timestamp) -> Result<()> {
+    let mut update = operation.conn.prepare_cached(
+        "UPDATE credential SET revoked_at = ?2 WHERE id = ?1 AND revoked_at IS NULL",
+    )?;
+    for id in ids {
+        update.execute((&**id, now.micros()))?;
+    }
+    Ok(())
+}
+
+fn note_uses(operation: &mut Operation<'_>, uses: &[(Arc<str>, Timestamp)]) -> Result<()> {
+    let mut update = operation.conn.prepare_cached(
+        "UPDATE credential SET last_used_at = max(coalesce(last_used_at, ?2), ?2) WHERE id = ?1",
+    )?;
+    for (id, at) in uses {
+        update.execute((&**id, at.micros()))?;
+    }
+    Ok(())
+}
+
+fn recalls(conn: &Connection) -> Result<Vec<Recall>> {
+    let mut select = conn.prepare_cached("SELECT issuer, subject, until FROM recall")?;
+    let mut rows = select.query([])?;
+    let mut all = Vec::new();
+    while let Some(found) = rows.next()? {
+        let subject: String = found.get(1)?;
+        all.push(Recall {
+            issuer: found.get(0)?,
+            subject: Some(subject).filter(|subject| !subject.is_empty()),
+            until: row::time(found, 2)?,
+        });
+    }
+    Ok(all)
+}
+
+#[async_trait]
+impl CredentialStore for Sqlite {
+    async fn add_credential(
+        &self,
+        record: CredentialRecord,
+        replaces: Option<(Arc<str>, Timestamp)>,
+    ) -> Result<bool> {
+        self.write(move |operation| add(operation, &record, replaces.as_ref())).await
+    }
+
+    async fn credentials(&self) -> Result<Vec<CredentialRecord>> {
+        self.read(|conn, _| {
+            let mut select = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM credential"))?;
+            let mut rows = select.query([])?;
+            let mut all = Vec::new();
+            while let Some(found) = rows.next()? {
+                all.push(read(found)?);
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    async fn revoke_credentials(&self, ids: &[Arc<str>], now: Timestamp) -> Result<()> {
+        let ids = ids.to_vec();
+        self.write(move |operation| revoke(operation, &ids, now)).await
+    }
+
+    async fn delete_credential(&self, id: &str) -> Result<bool> {
+        let id = id.to_owned();
+        self.write(move |operation| {
+            let mut delete =
+                operation.conn.prepare_cached("DELETE FROM credential WHERE id = ?1")?;
+            Ok(delete.execute([&id])? == 1)
+        })
+        .await
+    }
+
+    async fn use_credential(&self, id: &str) -> Result<bool> {
+        let id = id.to_owned();
+        self.write(move |operation| {
+            let mut update = operation.conn.prepare_cached(
+                "UPDATE credential SET uses = uses + 1 \
+                 WHERE id = ?1 AND revoked_at IS NULL AND uses < max_uses",
+            )?;
+            Ok(update.execute([&id])? == 1)
+        })
+        .await
+    }
+
+    async fn credentials_used(&self, uses: Vec<(Arc<str>, Timestamp)>) -> Result<()> {
+        self.write(move |operation| note_uses(operation, &uses)).await
+    }
+
+    async fn recall(&self, recall: &Recall) -> Result<()> {
+        let Recall { issuer, subject, until } = recall.clone();
+        self.write(move |operation| {
+            let mut upsert = operation.conn.prepare_cached(
+                "INSERT INTO recall (issuer, subject, until) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (issuer, subject) DO UPDATE SET until = max(until, excluded.until)",
+            )?;
+            upsert.execute((&issuer, subject.as_deref().unwrap_or(""), until.micros()))?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn recalls(&self) -> Result<Vec<Recall>> {
+        self.read(|conn, _| recalls(conn)).await
+    }
+}

@@ -50,6 +50,9 @@ fn implementations(
     if !text(rule, "authenticated").is_empty() {
         writeln!(code, "impl Authenticated for {request} {{}}")?;
     }
+    if rule.get_field_by_name("root").and_then(|value| value.as_bool()) == Some(true) {
+        writeln!(code, "impl RootOnly for {request} {{}}")?;
+    }
     let permission = text(rule, "permission");
     if permission.is_empty() {
         return Ok(code);
@@ -60,7 +63,14 @@ fn implementations(
         "impl Guarded for {request} {{ type Right = crate::domain::permission::right::{right}; }}"
     )?;
     let namespace_field = text(rule, "namespace_field");
-    if !namespace_field.is_empty() {
+    let several =
+        method.input().get_field_by_name(&namespace_field).is_some_and(|field| field.is_list());
+    if several {
+        writeln!(
+            code,
+            "impl NamespacedMany for {request} {{ fn namespace_texts(&self) -> &[String] {{ &self.{namespace_field} }} }}"
+        )?;
+    } else if !namespace_field.is_empty() {
         writeln!(
             code,
             "impl Namespaced for {request} {{ fn namespace_text(&self) -> &str {{ {} }} }}",

@@ -13,6 +13,7 @@ pub mod storage;
 
 pub mod authz;
 
+pub mod admin;
 pub mod authn;
 
 pub mod access;

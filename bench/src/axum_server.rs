@@ -48,7 +48,8 @@ pub(crate) async fn serve(config: &Path) -> Result {
         .map_err(|faults| wrong(format!("{faults:?}")))?;
     let rule = |path| table.get(path).cloned().ok_or_else(|| wrong(format!("no rule for {path}")));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let gate = Gate::new(Authenticator::new(&settings.auth).map_err(broken)?, Arc::clone(&clock));
+    let authenticator = Authenticator::new(&settings.auth).map_err(broken)?;
+    let gate = Gate::new(authenticator, None, Arc::clone(&clock));
     let floor = Floor::new();
     let Storage::Sqlite(path) = &settings.storage;
     let sqlite = sqlite::Settings::new(path.clone());
@@ -83,14 +84,14 @@ fn broken(error: impl std::fmt::Display) -> Error {
 }
 
 impl House {
-    fn admit(
+    async fn admit(
         &self,
         rule: &MethodRule,
         headers: &HeaderMap,
         peer: SocketAddr,
     ) -> Result<Caller, Failure> {
         let id = RequestId::from_random(rand::random());
-        let caller = self.gate.admit(rule, headers, id, Some(peer.ip()))?;
+        let caller = self.gate.enter(rule, headers, id, Some(peer.ip())).await?;
         caller.ok_or_else(|| Failure(StatusCode::UNAUTHORIZED, "no caller".to_owned()))
     }
 }
@@ -101,7 +102,7 @@ async fn get_task(
     InPath(task_uuid): InPath<String>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let caller = house.admit(&house.get, &headers, peer)?;
+    let caller = house.admit(&house.get, &headers, peer).await?;
     let request = v1::GetTaskRequest { task_uuid };
     let claim = caller.claim(&request)?;
     let id = TaskId::parse(&request.task_uuid)
@@ -129,7 +130,7 @@ async fn create_task(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Failure> {
-    let caller = house.admit(&house.create, &headers, peer)?;
+    let caller = house.admit(&house.create, &headers, peer).await?;
     let new: NewTask<'_> = serde_json::from_slice(&body)
         .map_err(|error| Failure(StatusCode::BAD_REQUEST, error.to_string()))?;
     let named = v1::CreateTaskRequest { namespace: new.namespace, ..Default::default() };

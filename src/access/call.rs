@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 use super::refusal::{Reason, Refusal, Unauthenticated};
 use crate::{
     authn::Session,
-    authz::{self, Claim, Permit},
-    domain::{Area, Clock, Namespace, Principal, RequestId, Timestamp, permission::Right},
+    authz::{self, Claim, Permit, Root},
+    domain::{Area, Clock, Namespace, Principal, RequestId, Scope, Timestamp, permission::Right},
 };
 
 /// The request of an RPC whose rule names a permission.
@@ -23,6 +23,16 @@ pub trait Namespaced: Guarded {
     /// What the field says.
     fn namespace_text(&self) -> &str;
 }
+
+/// A permission rule whose `namespace_field` is repeated: each one counts, and
+/// none means everywhere.
+pub trait NamespacedMany: Guarded {
+    /// What the field says.
+    fn namespace_texts(&self) -> &[String];
+}
+
+/// The request of an RPC for root alone.
+pub trait RootOnly {}
 
 /// A permission rule with `object` or `filtered`: look-ups go by the scope.
 pub trait Scoped: Guarded {}
@@ -96,6 +106,35 @@ impl Caller {
         Ok((area, claim))
     }
 
+    /// The claim with the scope that the request names, which lies in the
+    /// claim's as a whole; no namespace means everything.
+    pub fn scoped<Q: NamespacedMany>(
+        &self,
+        request: &Q,
+    ) -> Result<(Scope, Claim<Q::Right>), Refusal> {
+        let texts = request.namespace_texts();
+        let scope = if texts.is_empty() {
+            Scope::Everything
+        } else {
+            Scope::parse(texts)
+                .map_err(|error| Refusal::invalid(Reason::FieldInvalid, "namespaces", error))?
+        };
+        let claim = self.any_claim::<Q::Right>()?;
+        if claim.scope().covers(&scope) {
+            return Ok((scope, claim));
+        }
+        let outside = texts
+            .iter()
+            .find(|text| Scope::parse(&[text]).is_ok_and(|one| !claim.scope().covers(&one)));
+        Err(Refusal::namespace_not_found(outside.map_or("*", String::as_str)))
+    }
+
+    /// The proof that root calls.
+    pub fn root<Q: RootOnly>(&self, _: &Q) -> Result<Root, Refusal> {
+        self.still_valid()?;
+        authz::root(&self.session.principal, self.request).ok_or_else(Refusal::root_required)
+    }
+
     /// The claim under whose scope objects are looked up or listed.
     pub fn claim<Q: Scoped>(&self, _: &Q) -> Result<Claim<Q::Right>, Refusal> {
         self.any_claim()
@@ -104,7 +143,7 @@ impl Caller {
     /// The claim for what belongs to the whole server.
     pub fn global<Q: Global>(&self, _: &Q) -> Result<Claim<Q::Right>, Refusal> {
         let claim = self.any_claim::<Q::Right>()?;
-        if *claim.scope() == crate::domain::Scope::Everything {
+        if *claim.scope() == Scope::Everything {
             Ok(claim)
         } else {
             Err(Refusal::permission_missing(Q::Right::PERMISSION))
@@ -137,7 +176,7 @@ impl Caller {
 
     /// Once more behind the body, which may have taken its time (SE-16).
     fn still_valid(&self) -> Result<(), Refusal> {
-        if self.session.revoked.is_cancelled() {
+        if self.session.is_revoked() {
             return Err(Refusal::unauthenticated(Unauthenticated::Revoked));
         }
         let expired = |end: Timestamp| end <= self.clock.now();
@@ -168,7 +207,7 @@ mod tests {
         let end = Timestamp::from_seconds(1_000);
         let pause = |not_after, now| {
             let principal = Arc::new(Principal { not_after, ..Principal::auth_off() });
-            let session = Session { principal, revoked: CancellationToken::new() };
+            let session = Session::new(principal, CancellationToken::new());
             Caller::new(Arc::new(session), RequestId::from_random([1; 16]), Arc::new(At(now)))
                 .look_again()
         };

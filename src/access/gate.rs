@@ -14,8 +14,9 @@ use super::{
     throttle::Throttle,
 };
 use crate::{
-    authn::{Accepted, Authenticator, Fault, Rejected},
+    authn::{Accepted, Authenticator, Fault, Issue, Rejected},
     domain::{Clock, Permission, Principal, RequestId, Scope, Timestamp, principal::Source},
+    storage::Store,
 };
 
 /// Lets calls through, or refuses them.
@@ -24,6 +25,8 @@ pub struct Gate(Arc<Inner>);
 
 struct Inner {
     authenticator: Authenticator,
+    /// Where uses are counted.
+    credentials: Option<Arc<dyn Store>>,
     clock: Arc<dyn Clock>,
     counters: Counters,
     failures: Throttle,
@@ -39,6 +42,9 @@ struct Call<'a> {
     now: Timestamp,
 }
 
+/// A caller, none at a public RPC, and the credential whose uses are counted.
+type Admitted = Option<(Caller, Option<Arc<Issue>>)>;
+
 /// Why a known caller is turned away.
 #[derive(Clone, Copy)]
 enum Denial {
@@ -50,12 +56,17 @@ enum Denial {
 }
 
 impl Gate {
-    /// With these credentials. The recorder of metrics must be installed
-    /// before.
+    /// With these credentials, whose uses are counted in the store where one
+    /// has a limit. The recorder of metrics must be installed before.
     #[must_use]
-    pub fn new(authenticator: Authenticator, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        authenticator: Authenticator,
+        credentials: Option<Arc<dyn Store>>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self(Arc::new(Inner {
             authenticator,
+            credentials,
             clock,
             counters: Counters::new(&Fault::LABELS),
             failures: Throttle::default(),
@@ -63,15 +74,32 @@ impl Gate {
         }))
     }
 
-    /// Decides about a call by its headers alone. A public RPC has no caller,
-    /// whatever credential comes with it (TK-53).
-    pub fn admit(
+    /// Decides about a call by its headers alone, before its body is read. A
+    /// public RPC has no caller, whatever credential comes with it (TK-53).
+    pub async fn enter(
         &self,
         method: &MethodRule,
         headers: &HeaderMap,
         request: RequestId,
         peer: Option<IpAddr>,
     ) -> Result<Option<Caller>, Refusal> {
+        let Some((caller, counted)) = self.admit(method, headers, request, peer)? else {
+            return Ok(None);
+        };
+        if let Some(issue) = counted {
+            self.0.count(&issue, request).await?;
+        }
+        Ok(Some(caller))
+    }
+
+    /// All but the count of uses, which waits for the disk.
+    fn admit(
+        &self,
+        method: &MethodRule,
+        headers: &HeaderMap,
+        request: RequestId,
+        peer: Option<IpAddr>,
+    ) -> Result<Admitted, Refusal> {
         if let Rule::Public(_) = method.rule {
             return Ok(None);
         }
@@ -79,14 +107,15 @@ impl Gate {
         let accepted = self
             .0
             .authenticator
-            .authenticate(headers, call.now)
+            .authenticate(headers, peer, call.now)
             .map_err(|rejected| self.0.reject(call, &rejected))?;
         self.0.accept(call, &accepted);
 
         let session = accepted.session;
         decide(method, &session.principal)
             .map_err(|denial| self.0.deny(call, &session.principal, denial))?;
-        Ok(Some(Caller::new(session, request, Arc::clone(&self.0.clock))))
+        let caller = Caller::new(session, request, Arc::clone(&self.0.clock));
+        Ok(Some((caller, accepted.counted)))
     }
 
     /// Takes back every credential that was accepted so far; their streams
@@ -151,6 +180,29 @@ impl Inner {
         }
     }
 
+    /// One use of a credential that has a limit; it counts once it is on disk.
+    async fn count(&self, issue: &Issue, request: RequestId) -> Result<(), Refusal> {
+        let counted = match &self.credentials {
+            Some(store) => self.authenticator.count(issue, &**store).await.ok(),
+            None => None,
+        };
+        match counted {
+            Some(true) => Ok(()),
+            Some(false) => {
+                self.counters.failed(Fault::UsedUp.label());
+                Err(Refusal::unauthenticated(Unauthenticated::UsedUp))
+            }
+            None => {
+                tracing::error!(request_id = %request, "a use of a credential cannot be counted");
+                Err(Refusal::new(
+                    Kind::Unavailable,
+                    Reason::StorageUnavailable,
+                    "The use of the credential cannot be counted now; try again",
+                ))
+            }
+        }
+    }
+
     fn reject(&self, call: Call<'_>, rejected: &Rejected) -> Refusal {
         let Rejected { why, method, fault } = rejected;
         let reason = fault.label();
@@ -184,14 +236,7 @@ impl Inner {
             Denial::Permission(permission) => {
                 (permission.name(), Refusal::permission_missing(permission))
             }
-            Denial::Root => (
-                "root",
-                Refusal::new(
-                    Kind::Forbidden,
-                    Reason::RootRequired,
-                    "Only root may do this: a configured API key with `*` in every namespace",
-                ),
-            ),
+            Denial::Root => ("root", Refusal::root_required()),
             Denial::Node => ("node", forbidden("Only a registered node may do this")),
             Denial::Step => ("step", forbidden("A step token does not open this")),
         };

@@ -11,7 +11,9 @@ mod refusal;
 pub mod table;
 mod throttle;
 
-pub use call::{Authenticated, Caller, Global, Guarded, Namespaced, Scoped};
+pub use call::{
+    Authenticated, Caller, Global, Guarded, Namespaced, NamespacedMany, RootOnly, Scoped,
+};
 pub use gate::Gate;
 pub use refusal::{Kind, Reason, Refusal, Unauthenticated};
 pub use table::{MethodRule, Rule, Table};

@@ -44,6 +44,7 @@ impl Unauthenticated {
             Self::Revoked => Reason::CredentialsRevoked,
             Self::NotYetValid => Reason::CredentialsNotYetValid,
             Self::Ambiguous => Reason::CredentialsAmbiguous,
+            Self::UsedUp => Reason::CredentialsUsedUp,
         }
     }
 
@@ -55,6 +56,7 @@ impl Unauthenticated {
             Self::Revoked => "The credential has been revoked",
             Self::NotYetValid => "The credential is not valid yet",
             Self::Ambiguous => "Send one credential, once",
+            Self::UsedUp => "The credential has been used as often as it may",
         }
     }
 }
@@ -109,6 +111,16 @@ impl Refusal {
                 format!("Missing required permission: {permission}"),
             )
         }
+    }
+
+    /// Known, but not root.
+    #[must_use]
+    pub fn root_required() -> Self {
+        Self::new(
+            Kind::Forbidden,
+            Reason::RootRequired,
+            "Only root may do this: a configured API key with `*` in every namespace",
+        )
     }
 
     /// The namespace is outside the caller's scope, or does not exist.

@@ -36,8 +36,7 @@ impl Cache {
 
     pub(super) fn get(&self, digest: &[u8; 32], now: Timestamp) -> Option<Arc<Session>> {
         let verified = self.0.get(digest)?;
-        (now < verified.until && !verified.session.revoked.is_cancelled())
-            .then_some(verified.session)
+        (now < verified.until && !verified.session.is_revoked()).then_some(verified.session)
     }
 
     /// The session that is kept from now on, and whether it is this one:
@@ -48,7 +47,7 @@ impl Cache {
         verified: Verified,
         now: Timestamp,
     ) -> (Arc<Session>, bool) {
-        let stale = |kept: &Verified| kept.until <= now || kept.session.revoked.is_cancelled();
+        let stale = |kept: &Verified| kept.until <= now || kept.session.is_revoked();
         let entry = self.0.entry_by_ref(digest).or_insert_with_if(|| verified, stale);
         let fresh = entry.is_fresh();
         (entry.into_value().session, fresh)

@@ -51,6 +51,12 @@ pub enum Fault {
     /// It was taken back.
     #[error("revoked")]
     Revoked,
+    /// It has been used as often as it may.
+    #[error("used up")]
+    UsedUp,
+    /// It comes from a network that it is not for.
+    #[error("the client's address is outside of its networks")]
+    Network,
     /// It cannot be read.
     #[error("malformed: {0}")]
     Malformed(&'static str),
@@ -101,6 +107,8 @@ impl Fault {
             Self::UnknownToken => "unknown_token",
             Self::NoJwtKey => "no_jwt_key",
             Self::Revoked => "revoked",
+            Self::UsedUp => "used_up",
+            Self::Network => "network",
             Self::Malformed(_) => "malformed",
             Self::Algorithm(_) => "algorithm",
             Self::Type => "type",
@@ -117,13 +125,15 @@ impl Fault {
     }
 
     /// Every label, so that each counter stands from the start.
-    pub(crate) const LABELS: [&'static str; 18] = [
+    pub(crate) const LABELS: [&'static str; 20] = [
         "ambiguous",
         "scheme",
         "unknown_key",
         "unknown_token",
         "no_jwt_key",
         "revoked",
+        "used_up",
+        "network",
         "malformed",
         "algorithm",
         "type",
@@ -147,10 +157,12 @@ impl Fault {
             Self::Expired => Unauthenticated::Expired,
             Self::NotYetValid => Unauthenticated::NotYetValid,
             Self::Revoked => Unauthenticated::Revoked,
+            Self::UsedUp => Unauthenticated::UsedUp,
             Self::Scheme
             | Self::UnknownKey
             | Self::UnknownToken
             | Self::NoJwtKey
+            | Self::Network
             | Self::Malformed(_)
             | Self::Algorithm(_)
             | Self::Type
@@ -196,6 +208,7 @@ pub(super) struct Claims {
     issuer: Arc<str>,
     subject: Arc<str>,
     not_after: Timestamp,
+    pub(super) issued_at: Option<Timestamp>,
     grant: Grant,
     worker_scope: Option<Scope>,
     pub(super) unknown_permissions: Vec<String>,
@@ -322,6 +335,7 @@ impl Policy {
             issuer: issuer?.into(),
             subject: subject?.into(),
             not_after: not_after?,
+            issued_at: claims.get("iat").and_then(Value::as_i64).map(Timestamp::from_seconds),
             grant: Grant { permissions, scope },
             worker_scope,
             unknown_permissions,

@@ -1,19 +1,22 @@
-//! From a credential to a principal: API keys of the configuration, and JWTs
-//! by a static public key.
+//! From a credential to a principal: API keys of the configuration, JWTs by a
+//! static public key, and the credentials that the server itself gave out.
 //!
 //! Not here: whether the principal may do what it asks for (`access`,
 //! `authz`), and how a refusal is told (`access`).
 
 mod cache;
 mod headers;
+mod issued;
 mod json;
 mod jwt;
 mod pem;
+mod recalls;
 pub mod tokens;
 
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -33,13 +36,20 @@ use self::{
     headers::Presented,
     jwt::{Policy, Verifier},
 };
-pub use self::{jwt::Fault, pem::PublicKey};
+pub use self::{
+    issued::{Issue, Issued},
+    jwt::Fault,
+    pem::PublicKey,
+    recalls::Recalls,
+};
 use crate::{
     config::{ApiKey, Auth, Credentials, Mode},
     domain::{
         Grant, Principal, Timestamp,
         principal::{Identity, Method, Source},
+        secret,
     },
+    storage,
 };
 
 /// A credential in steady use is worth one line of the log this often.
@@ -60,6 +70,8 @@ pub enum Unauthenticated {
     NotYetValid,
     /// There are two, or one that can be read in two ways (SE-14).
     Ambiguous,
+    /// It has been used as often as it may.
+    UsedUp,
 }
 
 /// Why the credentials of the configuration cannot be used.
@@ -82,6 +94,26 @@ pub struct Session {
     pub principal: Arc<Principal>,
     /// Cancelled when the credential is taken back.
     pub revoked: CancellationToken,
+    /// For a JWT: what is taken back by subject, and when it was issued.
+    recall: Option<(Arc<Recalls>, Option<Timestamp>)>,
+}
+
+impl Session {
+    /// Of a credential that ends with this token.
+    #[must_use]
+    pub fn new(principal: Arc<Principal>, revoked: CancellationToken) -> Self {
+        Self { principal, revoked, recall: None }
+    }
+
+    /// Whether the credential was taken back.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        self.revoked.is_cancelled()
+            || self
+                .recall
+                .as_ref()
+                .is_some_and(|(recalls, at)| recalls.covers(&self.principal.identity, *at))
+    }
 }
 
 /// A caller that is known.
@@ -93,6 +125,9 @@ pub struct Accepted {
     pub fresh: bool,
     /// Names in the token that are no permissions here (TK-43).
     pub unknown_permissions: Vec<String>,
+    /// A credential whose uses are counted: one must be before the call goes
+    /// on.
+    pub counted: Option<Arc<Issue>>,
 }
 
 /// A caller that is not known, and why.
@@ -109,8 +144,19 @@ pub struct Rejected {
 /// Makes principals of credentials.
 pub struct Authenticator {
     known: Known,
+    issued: Arc<Issued>,
+    recalls: Arc<Recalls>,
     /// The parent of every session's token.
     revoked: CancellationToken,
+}
+
+/// An API key of the configuration as it is shown.
+#[derive(Clone, Debug)]
+pub struct ConfiguredKey {
+    /// Its public id: twelve hex digits of its digest (SE-37).
+    pub id: Arc<str>,
+    /// Who calls with it.
+    pub principal: Arc<Principal>,
 }
 
 enum Known {
@@ -121,6 +167,7 @@ enum Known {
 
 struct Holders {
     api_key_header: HeaderName,
+    api_keys_enabled: bool,
     api_keys: HashMap<[u8; 32], KeyHolder>,
     jwt: Option<JwtHolders>,
 }
@@ -144,46 +191,124 @@ impl Authenticator {
     pub fn new(auth: &Auth) -> Result<Self, Error> {
         let revoked = CancellationToken::new();
         let known = match &auth.mode {
-            Mode::Off => Known::Everybody(Arc::new(Session {
-                principal: Arc::new(Principal::auth_off()),
-                revoked: revoked.child_token(),
-            })),
+            Mode::Off => Known::Everybody(Arc::new(Session::new(
+                Arc::new(Principal::auth_off()),
+                revoked.child_token(),
+            ))),
             Mode::On(credentials) => Known::Holders(Box::new(Holders::new(
                 credentials,
                 &auth.extra_permissions,
                 &revoked,
             )?)),
         };
-        Ok(Self { known, revoked })
+        let issued = Arc::new(Issued::new(auth.extra_permissions.clone(), revoked.clone()));
+        Ok(Self { known, issued, recalls: Arc::default(), revoked })
     }
 
-    /// The principal behind a call's headers.
-    pub fn authenticate(&self, headers: &HeaderMap, now: Timestamp) -> Result<Accepted, Rejected> {
+    /// The credentials that the server gave out; empty until they are loaded.
+    #[must_use]
+    pub fn issued(&self) -> &Arc<Issued> {
+        &self.issued
+    }
+
+    /// The JWTs that were taken back.
+    #[must_use]
+    pub fn recalls(&self) -> &Arc<Recalls> {
+        &self.recalls
+    }
+
+    /// The keys of the configuration, in no order.
+    #[must_use]
+    pub fn configured_keys(&self) -> Vec<ConfiguredKey> {
+        let Known::Holders(holders) = &self.known else { return Vec::new() };
+        let shown = |holder: &KeyHolder| ConfiguredKey {
+            id: Arc::clone(&holder.session.principal.credential_id),
+            principal: Arc::clone(&holder.session.principal),
+        };
+        holders.api_keys.values().map(shown).collect()
+    }
+
+    /// The principal behind a call's headers; `peer` is the client's address.
+    pub fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+        now: Timestamp,
+    ) -> Result<Accepted, Rejected> {
         let holders = match &self.known {
             Known::Everybody(session) => {
                 return Ok(Accepted {
                     session: Arc::clone(session),
                     fresh: false,
                     unknown_permissions: Vec::new(),
+                    counted: None,
                 });
             }
             Known::Holders(holders) => holders,
         };
         let accepted = match headers::presented(headers, &holders.api_key_header)? {
             Presented::ApiKey(key) => {
-                holders.api_key(&Sha256::digest(key.as_bytes()).into(), now).ok_or(Rejected {
-                    why: Unauthenticated::Invalid,
-                    method: Method::ApiKey,
-                    fault: Fault::UnknownKey,
-                })
+                let digest = Sha256::digest(key.as_bytes()).into();
+                holders
+                    .api_key(&digest, now)
+                    .map_or_else(|| self.given_out(key, &digest, Method::ApiKey, peer, now), Ok)
             }
-            Presented::Bearer(token) => holders.bearer(token, now, &self.revoked),
+            Presented::Bearer(token) => {
+                let digest = Sha256::digest(token.as_bytes()).into();
+                if let Some(accepted) = holders.api_key(&digest, now) {
+                    return Ok(accepted);
+                }
+                if token.contains('.') {
+                    holders.jwt(token, &digest, now, self)
+                } else {
+                    self.given_out(token, &digest, Method::Token, peer, now)
+                }
+            }
         }?;
-        if accepted.session.revoked.is_cancelled() {
+        if accepted.session.is_revoked() {
             let method = accepted.session.principal.method;
             return Err(Rejected { why: Unauthenticated::Revoked, method, fault: Fault::Revoked });
         }
         Ok(accepted)
+    }
+
+    /// A credential of ours, or none that is known. API keys come by either
+    /// header, tokens as a bearer alone.
+    fn given_out(
+        &self,
+        text: &str,
+        digest: &[u8; 32],
+        presented: Method,
+        peer: Option<IpAddr>,
+        now: Timestamp,
+    ) -> Result<Accepted, Rejected> {
+        let unknown = match presented {
+            Method::ApiKey => Fault::UnknownKey,
+            Method::Jwt | Method::Token | Method::None => Fault::UnknownToken,
+        };
+        let rejected = |fault: Fault| Rejected { why: fault.why(), method: presented, fault };
+        // The checksum spares the look-up for what is none of ours.
+        let found = secret::id(text).and_then(|_| self.issued.accept(digest, peer, now));
+        let accepted = found.ok_or_else(|| rejected(unknown.clone()))?.map_err(rejected)?;
+        let method = accepted.session.principal.method;
+        let keys_off = matches!(&self.known, Known::Holders(holders) if !holders.api_keys_enabled);
+        if (method == Method::Token && presented == Method::ApiKey)
+            || (method == Method::ApiKey && keys_off)
+        {
+            return Err(rejected(unknown));
+        }
+        Ok(accepted)
+    }
+
+    /// Counts one use of a credential, on disk; it may have none left.
+    pub async fn count(
+        &self,
+        issue: &Issue,
+        store: &dyn storage::CredentialStore,
+    ) -> storage::Result<bool> {
+        let counted = store.use_credential(&issue.record.id).await?;
+        issue.counted(counted);
+        Ok(counted)
     }
 
     /// Takes every session back, as when the credentials are replaced.
@@ -227,7 +352,12 @@ impl Holders {
             })
         });
         let jwt = jwt.transpose()?;
-        Ok(Self { api_key_header: credentials.api_key_header.clone(), api_keys, jwt })
+        Ok(Self {
+            api_key_header: credentials.api_key_header.clone(),
+            api_keys_enabled: credentials.api_keys_enabled,
+            api_keys,
+            jwt,
+        })
     }
 
     fn api_key(&self, digest: &[u8; 32], now: Timestamp) -> Option<Accepted> {
@@ -236,29 +366,24 @@ impl Holders {
         // comparison that decides takes the same time for any.
         bool::from(holder.digest.ct_eq(digest)).then(|| Accepted {
             session: Arc::clone(&holder.session),
-            fresh: holder.is_due(now),
+            fresh: is_due(&holder.logged_at, now, LOGGED_EVERY_SECONDS),
             unknown_permissions: Vec::new(),
+            counted: None,
         })
     }
 
-    fn bearer(
+    fn jwt(
         &self,
         token: &str,
+        digest: &[u8; 32],
         now: Timestamp,
-        revoked: &CancellationToken,
+        of: &Authenticator,
     ) -> Result<Accepted, Rejected> {
-        let digest = Sha256::digest(token.as_bytes()).into();
-        if let Some(accepted) = self.api_key(&digest, now) {
-            return Ok(accepted);
-        }
-        let rejected = |method, fault: Fault| Rejected { why: fault.why(), method, fault };
-        if !token.contains('.') {
-            return Err(rejected(Method::Token, Fault::UnknownToken));
-        }
+        let rejected = |fault: Fault| Rejected { why: fault.why(), method: Method::Jwt, fault };
         let Some(jwt) = &self.jwt else {
-            return Err(rejected(Method::Jwt, Fault::NoJwtKey));
+            return Err(rejected(Fault::NoJwtKey));
         };
-        jwt.accept(token, &digest, now, revoked).map_err(|fault| rejected(Method::Jwt, fault))
+        jwt.accept(token, digest, now, of).map_err(rejected)
     }
 }
 
@@ -278,23 +403,19 @@ impl KeyHolder {
         };
         Self {
             digest: key.digest,
-            session: Arc::new(Session {
-                principal: Arc::new(principal),
-                revoked: revoked.child_token(),
-            }),
+            session: Arc::new(Session::new(Arc::new(principal), revoked.child_token())),
             logged_at: AtomicI64::new(i64::MIN),
         }
     }
+}
 
-    /// Whether a line in the log is due; then only one caller hears so.
-    fn is_due(&self, now: Timestamp) -> bool {
-        let last = self.logged_at.load(Ordering::Relaxed);
-        now.seconds().saturating_sub(last) >= LOGGED_EVERY_SECONDS
-            && self
-                .logged_at
-                .compare_exchange(last, now.seconds(), Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-    }
+/// Whether a line in the log is due; then only one caller hears so.
+fn is_due(logged_at: &AtomicI64, now: Timestamp, every_seconds: i64) -> bool {
+    let last = logged_at.load(Ordering::Relaxed);
+    now.seconds().saturating_sub(last) >= every_seconds
+        && logged_at
+            .compare_exchange(last, now.seconds(), Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
 }
 
 impl JwtHolders {
@@ -303,10 +424,15 @@ impl JwtHolders {
         token: &str,
         digest: &[u8; 32],
         now: Timestamp,
-        revoked: &CancellationToken,
+        of: &Authenticator,
     ) -> Result<Accepted, Fault> {
         if let Some(session) = self.cache.get(digest, now) {
-            return Ok(Accepted { session, fresh: false, unknown_permissions: Vec::new() });
+            return Ok(Accepted {
+                session,
+                fresh: false,
+                unknown_permissions: Vec::new(),
+                counted: None,
+            });
         }
         let started = now_for_figures();
         let claims = self.verifier.verify(token, now);
@@ -315,13 +441,16 @@ impl JwtHolders {
         let claims = claims.map_err(|fault| self.without_names(fault))?;
         let unknown_permissions =
             if self.log_unknown { claims.unknown_permissions.clone() } else { Vec::new() };
+        let issued_at = claims.issued_at;
         let principal = claims.into_principal(credential_id(digest));
         let not_after = principal.not_after;
-        let session =
-            Arc::new(Session { principal: Arc::new(principal), revoked: revoked.child_token() });
+        let session = Arc::new(Session {
+            recall: Some((Arc::clone(&of.recalls), issued_at)),
+            ..Session::new(Arc::new(principal), of.revoked.child_token())
+        });
         let (session, fresh) =
             self.cache.insert(digest, Verified::new(session, now, not_after), now);
-        Ok(Accepted { session, fresh, unknown_permissions })
+        Ok(Accepted { session, fresh, unknown_permissions, counted: None })
     }
 
     /// Names of unknown permissions are logged only where that is wished.

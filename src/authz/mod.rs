@@ -52,7 +52,43 @@ pub fn claim<R: Right>(principal: &Arc<Principal>, request: RequestId) -> Option
     })
 }
 
+/// Proof that root calls (SE-05).
+#[derive(Clone)]
+pub struct Root(Call);
+
+/// Decides whether a principal is root.
+#[must_use]
+pub fn root(principal: &Arc<Principal>, request: RequestId) -> Option<Root> {
+    principal.is_root().then(|| Root(Call { principal: Arc::clone(principal), request }))
+}
+
+impl Root {
+    /// Who calls.
+    #[must_use]
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.0.principal
+    }
+
+    /// What a write stores about its maker.
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        self.0.stamp()
+    }
+}
+
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Root({})", self.0.principal.identity)
+    }
+}
+
 impl<R: Right> Claim<R> {
+    /// Who claims, with all that it holds.
+    #[must_use]
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.call.principal
+    }
+
     /// Where the right holds.
     #[must_use]
     pub fn scope(&self) -> &Scope {

@@ -12,7 +12,7 @@ use std::{
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use super::{Connection, Error, Format, Result, output, view};
+use super::{Connection, Error, Format, Result, credentials, output, view};
 use crate::{
     authn::{
         PublicKey,
@@ -46,6 +46,59 @@ pub(super) enum Command {
         after_help = "The token is what --token, --token-file or BAILIWICK_AUTH_TOKEN says.\n\nExamples:\n  bailiwick auth validate-token --token \"$TOKEN\" --public-key keys/jwt-public-key.pem\n  bailiwick auth validate-token --token-file token --public-key keys/jwt-public-key.pem --issuer bailiwick"
     )]
     ValidateToken(ValidateToken),
+    /// Mint a token and print it, once; needs root
+    #[command(
+        after_help = "Examples:\n  bailiwick auth mint-token --scope tasks:create,tasks:read --name ci\n  bailiwick auth mint-token --scope work:lease --namespaces shop. --expires-in 24h"
+    )]
+    MintToken(credentials::Mint),
+    /// List tokens and configured keys, never a secret; needs root
+    #[command(
+        after_help = "Examples:\n  bailiwick auth list-tokens\n  bailiwick auth list-tokens --format json"
+    )]
+    ListTokens,
+    /// Show one token, or all, never a secret; needs root
+    #[command(after_help = "Examples:\n  bailiwick auth show\n  bailiwick auth show 0k3v9x2m1q8z")]
+    Show {
+        /// The token's prefix; all without it
+        prefix: Option<String>,
+    },
+    /// Take a token back; its next call fails; needs root
+    #[command(
+        after_help = "Examples:\n  bailiwick auth revoke-token 0k3v9x2m1q8z\n  bailiwick auth revoke-token 0k3v9x2m1q8z --cascade"
+    )]
+    RevokeToken {
+        /// The token's prefix, whole
+        prefix: String,
+        /// Also tokens that descend from it and keys that it made
+        #[arg(long)]
+        cascade: bool,
+    },
+    /// Mint the successor of a token and print it, once; needs root
+    #[command(
+        after_help = "Examples:\n  bailiwick auth rotate-token 0k3v9x2m1q8z\n  bailiwick auth rotate-token 0k3v9x2m1q8z --overlap 10m"
+    )]
+    RotateToken {
+        /// The token's prefix, whole
+        prefix: String,
+        /// For how long the old one still counts, as 10m
+        #[arg(long, value_name = "DURATION", value_parser = super::work::duration)]
+        overlap: Option<Duration>,
+    },
+    /// Take back the JWTs of a subject that were issued until now; needs root
+    #[command(
+        after_help = "Examples:\n  bailiwick auth revoke-subject --issuer bailiwick --subject ci\n  bailiwick auth revoke-subject --issuer https://idp.example"
+    )]
+    RevokeSubject {
+        /// The issuer, as the tokens name it
+        #[arg(long)]
+        issuer: String,
+        /// The subject; every one of the issuer without it
+        #[arg(long)]
+        subject: Option<String>,
+    },
+    /// API keys: create, list, get, revoke, delete
+    #[command(subcommand)]
+    ApiKey(credentials::KeyCommand),
     /// Show who a server takes you for
     #[command(
         after_help = "Examples:\n  bailiwick auth whoami\n  bailiwick auth whoami --token-file token --format json"
@@ -152,6 +205,23 @@ pub(super) async fn run(
         Command::GenerateKeys(args) => generate_keys(&args),
         Command::GenerateToken(args) => generate_token(args, config),
         Command::ValidateToken(args) => validate_token(args, connection, format),
+        Command::MintToken(args) => credentials::mint(args, connection, format).await,
+        Command::ListTokens | Command::Show { prefix: None } => {
+            credentials::list(connection, format).await
+        }
+        Command::Show { prefix: Some(prefix) } => {
+            credentials::get(prefix, connection, format).await
+        }
+        Command::RevokeToken { prefix, cascade } => {
+            credentials::revoke(prefix, cascade, connection).await
+        }
+        Command::RotateToken { prefix, overlap } => {
+            credentials::rotate(prefix, overlap, connection, format).await
+        }
+        Command::RevokeSubject { issuer, subject } => {
+            credentials::revoke_subject(issuer, subject, connection).await
+        }
+        Command::ApiKey(command) => credentials::key(command, connection, format).await,
         Command::Whoami => whoami(connection, format).await,
         Command::CanI { permissions, namespace } => {
             can_i(permissions, namespace, connection, format).await

@@ -4,6 +4,7 @@
 
 mod auth;
 mod connect;
+mod credentials;
 mod error;
 mod output;
 mod quickstart;

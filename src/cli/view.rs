@@ -15,7 +15,7 @@ pub(crate) fn time(at: &Timestamp) -> String {
         .map_or_else(|_| "out of range".to_owned(), |at| at.to_string())
 }
 
-fn times(at: Option<&Timestamp>) -> Option<String> {
+pub(crate) fn times(at: Option<&Timestamp>) -> Option<String> {
     at.map(time)
 }
 

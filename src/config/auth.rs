@@ -53,6 +53,8 @@ pub struct Credentials {
     pub jwt: Option<Jwt>,
     /// The header that carries an API key.
     pub api_key_header: HeaderName,
+    /// Whether API keys are taken.
+    pub api_keys_enabled: bool,
     /// The keys that count; none while they are disabled.
     pub api_keys: Vec<ApiKey>,
 }
@@ -155,7 +157,12 @@ pub(super) fn auth(
                     .to_owned(),
             );
         }
-        Mode::On(Box::new(Credentials { jwt, api_key_header, api_keys }))
+        Mode::On(Box::new(Credentials {
+            jwt,
+            api_key_header,
+            api_keys_enabled: raw.api_keys_enabled,
+            api_keys,
+        }))
     } else {
         check_auth_off(raw.allow_unauthenticated_remote, reach, warnings)?;
         Mode::Off

@@ -304,8 +304,9 @@ mod tests {
         let count: usize = operations.map(|path| path.as_object().unwrap().len()).sum();
         let summary_and_config = 2;
         let stream_work = 1;
+        let second_paths_of_tokens = 5;
         let methods: usize = pool().services().map(|service| service.methods().len()).sum();
-        assert_eq!(count, methods - stream_work + summary_and_config);
+        assert_eq!(count, methods - stream_work + summary_and_config + second_paths_of_tokens);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{
     fault::{Fault, nearest},
-    json::{Token, write_delimited, write_scalar},
+    json::{Token, comma_separated, write_delimited, write_scalar},
     schema::{Field, Kind, MessageId, Schema, Shape},
 };
 use crate::pb::v1::Reason;
@@ -130,7 +130,7 @@ fn write_leaf(
 ) -> Result<(), String> {
     let mut bytes = Vec::new();
     if field.list_or_csv && field.shape == Shape::List {
-        for word in value.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        for word in comma_separated(value) {
             write_scalar(schema, field.kind, field.number, &Token::Word(word), &mut bytes)?;
         }
     } else {

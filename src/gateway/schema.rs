@@ -184,6 +184,7 @@ pub(in crate::gateway) struct Options {
     rest_name: ExtensionDescriptor,
     list_or_csv: ExtensionDescriptor,
     raw_number: ExtensionDescriptor,
+    omit_empty: ExtensionDescriptor,
     rest_prefix: ExtensionDescriptor,
 }
 
@@ -194,6 +195,7 @@ impl Options {
             rest_name: extension(pool, "bailiwick.access.v1.rest_name")?,
             list_or_csv: extension(pool, "bailiwick.access.v1.list_or_csv")?,
             raw_number: extension(pool, "bailiwick.access.v1.raw_number")?,
+            omit_empty: extension(pool, "bailiwick.access.v1.omit_empty")?,
             rest_prefix: extension(pool, "bailiwick.access.v1.rest_prefix")?,
         })
     }
@@ -208,6 +210,10 @@ impl Options {
 
     pub(in crate::gateway) fn list_or_csv(&self, field: &FieldDescriptor) -> bool {
         flag(&field.options(), &self.list_or_csv)
+    }
+
+    pub(in crate::gateway) fn omit_empty(&self, field: &FieldDescriptor) -> bool {
+        flag(&field.options(), &self.omit_empty)
     }
 
     /// The field's name in REST.
@@ -316,7 +322,8 @@ impl Builder {
             number: field.number(),
             kind,
             shape,
-            presence: shape == Shape::One && field.supports_presence(),
+            presence: shape == Shape::One && field.supports_presence()
+                || self.options.omit_empty(field),
             bit: own,
             rivals,
             list_or_csv: self.options.list_or_csv(field),

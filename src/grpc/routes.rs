@@ -8,19 +8,23 @@ use tokio_util::task::TaskTracker;
 use tonic::{codec::CompressionEncoding, service::Routes};
 
 use super::{
-    access_service::AccessService, health_service::HealthService, readiness::Readiness,
-    step_service::StepService, system_service::SystemService, task_service::TaskService,
-    template_service::TemplateService, transport::Rendered, worker_service::WorkerService,
+    access_service::AccessService, auth_admin_service::AuthAdminService,
+    health_service::HealthService, readiness::Readiness, step_service::StepService,
+    system_service::SystemService, task_service::TaskService, template_service::TemplateService,
+    transport::Rendered, worker_service::WorkerService,
 };
 use crate::{
+    admin::Admin,
     domain::Permission,
     engine::Engine,
     pb::{
         self,
         v1::{
-            access_service_server::AccessServiceServer, health_service_server::HealthServiceServer,
-            step_service_server::StepServiceServer, system_service_server::SystemServiceServer,
-            task_service_server::TaskServiceServer, template_service_server::TemplateServiceServer,
+            access_service_server::AccessServiceServer,
+            auth_admin_service_server::AuthAdminServiceServer,
+            health_service_server::HealthServiceServer, step_service_server::StepServiceServer,
+            system_service_server::SystemServiceServer, task_service_server::TaskServiceServer,
+            template_service_server::TemplateServiceServer,
             worker_service_server::WorkerServiceServer,
         },
     },
@@ -35,6 +39,8 @@ const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub struct Parts {
     /// The use cases.
     pub engine: Arc<Engine>,
+    /// The use cases about credentials.
+    pub admin: Arc<Admin>,
     /// Whether the server is ready.
     pub readiness: Readiness,
     /// Where the tasks of streams run; the shutdown waits for it.
@@ -54,7 +60,8 @@ pub struct Parts {
 
 /// The services, `grpc.health.v1` and reflection.
 pub fn routes(parts: Parts) -> Result<Rendered<Routes>, tonic_reflection::server::Error> {
-    let Parts { engine, readiness, streams, body_bytes, config, declared, opens, started } = parts;
+    let Parts { engine, admin, readiness, streams, body_bytes, config, declared, opens, started } =
+        parts;
     macro_rules! limited {
         ($server:ident, $service:expr) => {
             $server::new($service)
@@ -74,6 +81,7 @@ pub fn routes(parts: Parts) -> Result<Rendered<Routes>, tonic_reflection::server
             WorkerService::new(Arc::clone(&engine), streams)
         ))
         .add_service(limited!(AccessServiceServer, AccessService::new(opens, declared)))
+        .add_service(limited!(AuthAdminServiceServer, AuthAdminService::new(admin)))
         .add_service(limited!(SystemServiceServer, SystemService::new(engine, config)))
         .add_service(limited!(HealthServiceServer, HealthService::new(readiness, started)))
         .add_service(tonic_health::pb::health_server::HealthServer::new(health))

@@ -11,6 +11,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
     access::{Kind, Reason, Refusal},
+    admin,
     domain::{RequestId, template::Finding},
     engine,
 };
@@ -45,6 +46,15 @@ impl From<Refusal> for Error {
 impl From<engine::Error> for Error {
     fn from(error: engine::Error) -> Self {
         Self::Failed(error)
+    }
+}
+
+impl From<admin::Error> for Error {
+    fn from(error: admin::Error) -> Self {
+        match error {
+            admin::Error::Refused(refusal) => Self::Refused(refusal),
+            admin::Error::Storage(error) => Self::Failed(error.into()),
+        }
     }
 }
 

@@ -34,6 +34,7 @@ use self::{
 };
 use crate::{
     access::{Gate, MethodRule, Rule, Table, table},
+    admin::{self, Admin},
     authn::{self, Authenticator},
     authz::System,
     config::{self, Mode, Settings, Storage},
@@ -42,7 +43,7 @@ use crate::{
     gateway::{self, Gateway, Routes, openapi},
     grpc::{self, Parts, Phase, Readiness},
     pb,
-    storage::{LeaseTerms, Store, sqlite},
+    storage::{self, LeaseTerms, Store, sqlite},
 };
 
 /// How often the recorder of figures is tidied up.
@@ -66,6 +67,9 @@ pub enum Error {
     /// The store cannot be opened.
     #[error("{0}")]
     Storage(#[from] sqlite::OpenError),
+    /// The credentials that it holds cannot be read.
+    #[error("the credentials in the store cannot be read: {0}")]
+    Credentials(#[source] storage::Error),
     /// A port cannot be bound.
     #[error(
         "{what} cannot listen on {address}: {source}; choose another address or end what uses it"
@@ -120,7 +124,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     let table = Table::from_pool(&pool, &settings.auth.extra_permissions).map_err(Error::Table)?;
     let table = Arc::new(table);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let gate = Gate::new(Authenticator::new(&settings.auth)?, Arc::clone(&clock));
+    let authenticator = Authenticator::new(&settings.auth)?;
     let routes = Routes::from_pool(&pool)?;
     // Bound before the store is opened, so that a taken port changes nothing.
     let grpc_port = bind("gRPC", settings.server.grpc_listen).await?;
@@ -129,11 +133,14 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     let shutdown = CancellationToken::new();
     let floor = Floor::new();
     let store = open(settings, Arc::clone(&floor), Arc::clone(&clock)).await?;
+    let admin = admin(&authenticator, settings, Arc::clone(&store), Arc::clone(&clock)).await?;
+    let gate = Gate::new(authenticator, Some(Arc::clone(&store)), Arc::clone(&clock));
     let engine = Engine::new(Arc::clone(&store), floor, Arc::clone(&clock), lease_terms(settings));
     let readiness = Readiness::new(Arc::clone(&engine));
     let streams = TaskTracker::new();
     let services = grpc::routes(Parts {
         engine: Arc::clone(&engine),
+        admin: Arc::clone(&admin),
         readiness: readiness.clone(),
         streams: streams.clone(),
         body_bytes: settings.limits.body_bytes,
@@ -148,24 +155,18 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         gate,
         origins: origins(settings),
         routes,
-        gateway: Gateway::new(
-            &pool,
-            gateway::Limits { body_bytes: limits.body_bytes, body_timeout: limits.body_timeout },
-        )?,
+        gateway: Gateway::new(&pool, limits.into())?,
         calls: Observed::new(services, room(limits, &shutdown)),
         pages: Pages::new(metrics.clone(), &openapi::document(&pool)?),
     });
 
     let loops = TaskTracker::new();
     loops.spawn(engine::loops::run(engine, System::permit(), shutdown.clone()));
+    loops.spawn(admin::note_uses(admin, System::permit(), shutdown.clone()));
     loops.spawn(tidy(metrics, shutdown.clone()));
 
     let (grpc, http) = (grpc_port.address(), http_port.address());
-    let listeners = TaskTracker::new();
-    for port in [grpc_port, http_port] {
-        let stack = Arc::clone(&stack);
-        listeners.spawn(port.serve(stack, limits.into(), listeners.clone(), shutdown.clone()));
-    }
+    let listeners = listen([grpc_port, http_port], &stack, limits, &shutdown);
     readiness.set(Phase::Serving);
     readiness.report().await;
     loops.spawn(readiness.clone().run(shutdown.clone()));
@@ -185,6 +186,20 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     })
 }
 
+fn listen(
+    ports: [Listener; 2],
+    stack: &Arc<Stack>,
+    limits: &config::Limits,
+    shutdown: &CancellationToken,
+) -> TaskTracker {
+    let listeners = TaskTracker::new();
+    for port in ports {
+        let stack = Arc::clone(stack);
+        listeners.spawn(port.serve(stack, limits.into(), listeners.clone(), shutdown.clone()));
+    }
+    listeners
+}
+
 impl From<&config::Limits> for Limits {
     fn from(limits: &config::Limits) -> Self {
         Self {
@@ -193,6 +208,12 @@ impl From<&config::Limits> for Limits {
             header_bytes: limits.header_bytes,
             header_timeout: limits.header_timeout,
         }
+    }
+}
+
+impl From<&config::Limits> for gateway::Limits {
+    fn from(limits: &config::Limits) -> Self {
+        Self { body_bytes: limits.body_bytes, body_timeout: limits.body_timeout }
     }
 }
 
@@ -230,6 +251,26 @@ async fn open(
     let Storage::Sqlite(path) = &settings.storage;
     let store = sqlite::Settings::new(path.clone()).with_terms(lease_terms(settings));
     Ok(sqlite::Sqlite::open(store, floor, clock).await?)
+}
+
+/// The use cases about credentials, with what the store holds taken up.
+async fn admin(
+    authenticator: &Authenticator,
+    settings: &Settings,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<Admin>, Error> {
+    let admin = Admin {
+        store,
+        issued: Arc::clone(authenticator.issued()),
+        recalls: Arc::clone(authenticator.recalls()),
+        configured: authenticator.configured_keys(),
+        foreign: settings.auth.extra_permissions.clone(),
+        clock,
+        order: tokio::sync::Mutex::default(),
+    };
+    admin.load().await.map_err(Error::Credentials)?;
+    Ok(Arc::new(admin))
 }
 
 fn lease_terms(settings: &Settings) -> LeaseTerms {

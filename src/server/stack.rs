@@ -128,7 +128,7 @@ impl Stack {
         };
         tracing::Span::current().record("method", &*rule.full_name);
         let call = Observation::begin(Arc::clone(&rule), surface);
-        let caller = match self.gate.admit(&rule, request.headers(), id, Some(peer.ip())) {
+        let caller = match self.gate.enter(&rule, request.headers(), id, Some(peer.ip())).await {
             Ok(caller) => caller,
             Err(refusal) => {
                 call.end(status::code(refusal.kind));

@@ -11,10 +11,11 @@ use crate::{
     auth::{Auth, CallHeaders},
     error::Error,
     pb::v1::{
-        access_service_client::AccessServiceClient, health_service_client::HealthServiceClient,
-        step_service_client::StepServiceClient, system_service_client::SystemServiceClient,
-        task_service_client::TaskServiceClient, template_service_client::TemplateServiceClient,
-        worker_service_client::WorkerServiceClient,
+        access_service_client::AccessServiceClient,
+        auth_admin_service_client::AuthAdminServiceClient,
+        health_service_client::HealthServiceClient, step_service_client::StepServiceClient,
+        system_service_client::SystemServiceClient, task_service_client::TaskServiceClient,
+        template_service_client::TemplateServiceClient, worker_service_client::WorkerServiceClient,
     },
 };
 
@@ -241,6 +242,11 @@ impl Client {
     /// Who am I, and what may I do.
     pub fn access(&self) -> AccessServiceClient<Transport> {
         AccessServiceClient::new(self.transport())
+    }
+
+    /// Tokens and API keys that the server gives out.
+    pub fn auth_admin(&self) -> AuthAdminServiceClient<Transport> {
+        AuthAdminServiceClient::new(self.transport())
     }
 
     /// The server's configuration and handlers.

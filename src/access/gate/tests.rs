@@ -73,7 +73,7 @@ fn gate_with(mode: config::Mode) -> (Gate, Arc<HeldClock>) {
         extra_permissions: BTreeSet::default(),
         jwt_token_expiry: Duration::from_hours(1),
     };
-    let gate = Gate::new(Authenticator::new(&auth).unwrap(), Arc::<HeldClock>::clone(&clock));
+    let gate = Gate::new(Authenticator::new(&auth).unwrap(), None, Arc::<HeldClock>::clone(&clock));
     (gate, clock)
 }
 
@@ -81,6 +81,7 @@ fn gate() -> (Gate, Arc<HeldClock>) {
     gate_with(config::Mode::On(Box::new(Credentials {
         jwt: None,
         api_key_header: HeaderName::from_static("x-api-key"),
+        api_keys_enabled: true,
         api_keys: keys(),
     })))
 }
@@ -108,6 +109,7 @@ fn request() -> RequestId {
 
 fn admit(gate: &Gate, rule: &MethodRule, key: &str) -> Result<Option<Caller>, Refusal> {
     gate.admit(rule, &headers(key), request(), Some("192.0.2.7".parse().unwrap()))
+        .map(|admitted| admitted.map(|(caller, _)| caller))
 }
 
 fn refused(gate: &Gate, path: &str, key: &str) -> (Kind, Reason, String) {
@@ -159,7 +161,11 @@ fn every_rpc_answers_as_its_rule_says() {
                 assert!(none.is_err(), "{}", method.full_name);
                 assert_eq!(reader.is_ok(), held, "{}", method.full_name);
             }
-            Rule::Root | Rule::Node => panic!("none yet: {}", method.full_name),
+            Rule::Root => {
+                assert!(none.is_err(), "{}", method.full_name);
+                assert_eq!(reader.unwrap_err().reason, Reason::RootRequired);
+            }
+            Rule::Node => panic!("none yet: {}", method.full_name),
         }
     }
 }
@@ -282,6 +288,7 @@ fn gate_with_jwt() -> (Gate, Arc<HeldClock>, HeaderMap) {
             default_scope: Scope::Everything,
         }),
         api_key_header: HeaderName::from_static("x-api-key"),
+        api_keys_enabled: true,
         api_keys: keys(),
     })));
     let mut headers = HeaderMap::new();
@@ -294,7 +301,7 @@ fn se_16_a_permit_is_refused_when_the_credential_ended_meanwhile() {
     let (gate, clock, jwt) = gate_with_jwt();
     let create = rule("TaskService/CreateTask");
     let body = v1::CreateTaskRequest { namespace: "shop".to_owned(), ..Default::default() };
-    let caller = gate.admit(&create, &jwt, request(), None).unwrap().unwrap();
+    let caller = gate.admit(&create, &jwt, request(), None).unwrap().unwrap().0;
     assert!(caller.permit(&body).is_ok());
     clock.forward(10);
     assert_eq!(caller.permit(&body).unwrap_err().reason, Reason::CredentialsExpired);
@@ -302,7 +309,7 @@ fn se_16_a_permit_is_refused_when_the_credential_ended_meanwhile() {
     assert_eq!(refusal.reason, Reason::CredentialsExpired);
 
     let (gate, _, jwt) = gate_with_jwt();
-    let caller = gate.admit(&create, &jwt, request(), None).unwrap().unwrap();
+    let caller = gate.admit(&create, &jwt, request(), None).unwrap().unwrap().0;
     gate.revoke_all();
     assert_eq!(caller.permit(&body).unwrap_err().reason, Reason::CredentialsRevoked);
 }
@@ -311,7 +318,7 @@ fn se_16_a_permit_is_refused_when_the_credential_ended_meanwhile() {
 async fn se_17_a_stream_hears_that_its_credential_ended() {
     let (gate, clock, jwt) = gate_with_jwt();
     let create = rule("TaskService/CreateTask");
-    let caller = gate.admit(&create, &jwt, request(), None).unwrap().unwrap();
+    let caller = gate.admit(&create, &jwt, request(), None).unwrap().unwrap().0;
     let waiting = tokio::spawn(async move { caller.ended().await });
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished());
@@ -319,7 +326,7 @@ async fn se_17_a_stream_hears_that_its_credential_ended() {
     assert_eq!(waiting.await.unwrap().reason, Reason::CredentialsExpired);
 
     let (gate, _, jwt) = gate_with_jwt();
-    let caller = gate.admit(&create, &jwt, request(), None).unwrap().unwrap();
+    let caller = gate.admit(&create, &jwt, request(), None).unwrap().unwrap().0;
     let waiting = tokio::spawn(async move { caller.ended().await });
     gate.revoke_all();
     assert_eq!(waiting.await.unwrap().reason, Reason::CredentialsRevoked);

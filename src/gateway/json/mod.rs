@@ -6,7 +6,7 @@ mod read;
 mod scalar;
 mod write;
 
-pub(in crate::gateway) use read::{field_from_json, message_from_json};
+pub(in crate::gateway) use read::{comma_separated, field_from_json, message_from_json};
 pub(in crate::gateway) use scalar::{Token, write_delimited, write_scalar};
 pub(in crate::gateway) use write::Writer;
 

@@ -386,9 +386,9 @@ impl<'de> Visitor<'de> for ListVisitor<'_, '_> {
     }
 }
 
-/// The parts of a comma-separated list.
-pub(super) fn comma_separated(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|word| !word.is_empty())
+/// The parts of a comma-separated list, without the spaces around them.
+pub(in crate::gateway) fn comma_separated(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(|word| word.trim_matches(' ')).filter(|word| !word.is_empty())
 }
 
 struct MapVisitor<'r, 's> {

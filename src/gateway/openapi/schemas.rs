@@ -77,6 +77,7 @@ impl Schemas {
         for field in fields {
             let name = self.options.name(field);
             if direction == Direction::Answer
+                && !self.options.omit_empty(field)
                 && (field.is_list() || field.is_map() || !field.supports_presence())
             {
                 required.push(name.clone());

@@ -5,6 +5,7 @@
 //! Not here: what a value may be beyond its type; the use cases check that.
 
 mod access;
+mod credentials;
 mod ids;
 mod states;
 mod steps;
@@ -12,6 +13,7 @@ mod tasks;
 mod templates;
 mod work;
 
+pub(super) use credentials::minted;
 pub(super) use ids::{area_filter, lease_id, namespace_filter, step_ids, task_id};
 pub(super) use steps::{audit, step};
 pub(super) use tasks::{task_filter, watched};
@@ -25,7 +27,7 @@ pub(super) fn page(size: u32, token: String) -> PageRequest {
     PageRequest { size, token }
 }
 
-fn time(at: Timestamp) -> prost_types::Timestamp {
+pub(super) fn time(at: Timestamp) -> prost_types::Timestamp {
     const MICROS: i64 = 1_000_000;
     let micros = at.micros();
     // Below one second, so it always fits.

@@ -29,8 +29,10 @@ use tower::{Service, ServiceExt as _};
 
 use crate::{
     access::{Caller, Rule, Table},
-    authn::Session,
+    admin::Admin,
+    authn::{Authenticator, Session},
     authz::System,
+    config::{Auth, Mode},
     domain::{
         Clock, PermissionSet, RequestId, Scope, Timestamp,
         principal::{Grant, Identity, Principal, Source},
@@ -46,7 +48,7 @@ use crate::{
         },
     },
     storage::{
-        Desk,
+        Desk, Store,
         sqlite::{self, Sqlite},
     },
 };
@@ -96,6 +98,25 @@ impl Drop for House {
     }
 }
 
+/// Use cases about credentials over nothing but the store.
+fn admin(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Admin> {
+    let off = Auth {
+        mode: Mode::Off,
+        extra_permissions: BTreeSet::new(),
+        jwt_token_expiry: Duration::from_hours(1),
+    };
+    let authenticator = Authenticator::new(&off).unwrap();
+    Arc::new(Admin {
+        store,
+        issued: Arc::clone(authenticator.issued()),
+        recalls: Arc::clone(authenticator.recalls()),
+        configured: Vec::new(),
+        foreign: BTreeSet::new(),
+        clock,
+        order: tokio::sync::Mutex::default(),
+    })
+}
+
 impl House {
     async fn new() -> Self {
         Self::with_config(None).await
@@ -109,6 +130,7 @@ impl House {
         let settings = sqlite::Settings::new(folder.path().join("bailiwick.db"));
         let desk: Arc<dyn Desk> = Arc::<Floor>::clone(&floor);
         let store = Sqlite::open(settings, desk, Arc::clone(&clock)).await.unwrap();
+        let admin = admin(Arc::<Sqlite>::clone(&store), Arc::clone(&clock));
         let engine = Engine::new(store, floor, clock, LeaseTerms::default());
         let (streams, shutdown) = (TaskTracker::new(), CancellationToken::new());
         TaskTracker::new().spawn(loops::run(
@@ -127,6 +149,7 @@ impl House {
         readiness.set(Phase::Serving);
         let services = routes(Parts {
             engine,
+            admin,
             readiness: readiness.clone(),
             streams: streams.clone(),
             body_bytes: BODY_BYTES,
@@ -174,7 +197,7 @@ impl House {
             ..Principal::auth_off()
         };
         let revoked = CancellationToken::new();
-        let session = Session { principal: Arc::new(principal), revoked: revoked.clone() };
+        let session = Session::new(Arc::new(principal), revoked.clone());
         let clock: Arc<dyn Clock> = Arc::<Hands>::clone(&self.hands);
         let request = RequestId::from_random([7; 16]);
         (Caller::in_test(Arc::new(session), request, clock), revoked)

@@ -230,6 +230,7 @@ pub async fn rest_seen(call: reqwest::RequestBuilder, list: Option<&str>) -> See
             let items = list.and_then(|list| body.get(list)).and_then(Json::as_array);
             if items.is_some_and(Vec::is_empty) { Answer::Empty } else { Answer::Ok }
         }
+        204 => Answer::Ok,
         401 => Answer::Unauthenticated,
         403 => Answer::Denied,
         404 => Answer::NotFound,

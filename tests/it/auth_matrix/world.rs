@@ -37,6 +37,9 @@ pub struct World {
     step: String,
     /// A lease of root's on the shared task.
     lease: String,
+    /// A minted token's prefix, and an API key's id in the namespace.
+    token: String,
+    key: String,
     fresh: AtomicU64,
 }
 
@@ -67,10 +70,14 @@ impl World {
             task: String::new(),
             step: String::new(),
             lease: String::new(),
+            token: String::new(),
+            key: String::new(),
             fresh: AtomicU64::new(0),
         };
         (world.task, world.step) = world.fresh_task().await;
         world.lease = lease(&world.root).await;
+        world.token = world.fresh_token().await;
+        world.key = world.fresh_key().await;
         world
     }
 
@@ -107,12 +114,32 @@ impl World {
         (task, steps[0].step_uuid.clone())
     }
 
+    async fn fresh_token(&self) -> String {
+        let request =
+            pb::MintTokenRequest { scopes: vec!["tasks:read".into()], ..Default::default() };
+        self.root.auth_admin().mint_token(request).await.unwrap().into_inner().prefix
+    }
+
+    async fn fresh_key(&self) -> String {
+        let request = pb::CreateApiKeyRequest {
+            name: "matrix".into(),
+            scopes: vec!["tasks:read".into()],
+            namespaces: vec![NAMESPACE.into()],
+            ..Default::default()
+        };
+        self.root.auth_admin().create_api_key(request).await.unwrap().into_inner().id
+    }
+
     /// Everything that a call could change, as root sees it.
     pub async fn state(&self) -> Value {
         let mut state = Vec::new();
-        for path in
-            ["/v1/tasks?page_size=500", "/v1/templates?page_size=500", "/v1/workers?page_size=500"]
-        {
+        for path in [
+            "/v1/tasks?page_size=500",
+            "/v1/templates?page_size=500",
+            "/v1/workers?page_size=500",
+            "/v1/auth/tokens?page_size=500",
+            "/v1/api-keys?page_size=500",
+        ] {
             let answer = self.server.rest(reqwest::Method::GET, path).send().await.unwrap();
             assert_eq!(answer.status(), 200);
             state.push(answer.json::<Value>().await.unwrap());
@@ -163,6 +190,9 @@ impl World {
             }
             _ => self.lease.clone(),
         };
+        if let Some(request) = self.credential(method, succeeds).await {
+            return request;
+        }
         match method {
             "CreateTask" => json!({"namespace": NAMESPACE, "name": "matrix"}),
             "GetTask" | "WatchTask" | "GetTaskContext" | "ListSteps" | "CancelTask" => {
@@ -193,6 +223,31 @@ impl World {
         }
     }
 
+    /// The requests about credentials; none for other methods.
+    async fn credential(&self, method: &str, succeeds: bool) -> Option<Value> {
+        let (token, key) = match method {
+            "RevokeToken" | "RotateToken" if succeeds => (self.fresh_token().await, String::new()),
+            "RevokeApiKey" if succeeds => (String::new(), self.fresh_key().await),
+            "DeleteApiKey" if succeeds => {
+                let id = self.fresh_key().await;
+                let request = pb::RevokeApiKeyRequest { id: id.clone() };
+                self.root.auth_admin().revoke_api_key(request).await.unwrap();
+                (String::new(), id)
+            }
+            _ => (self.token.clone(), self.key.clone()),
+        };
+        Some(match method {
+            "MintToken" => json!({"scopes": ["tasks:read"]}),
+            "GetToken" | "RevokeToken" | "RotateToken" => json!({"prefix": token}),
+            "RevokeSubject" => json!({"issuer": "nobody", "subject": "matrix"}),
+            "CreateApiKey" => json!({
+                "name": "matrix", "scopes": ["api_keys:admin"], "namespaces": [NAMESPACE],
+            }),
+            "GetApiKey" | "RevokeApiKey" | "DeleteApiKey" => json!({"id": key}),
+            _ => return None,
+        })
+    }
+
     async fn client(&self, caller: &Caller) -> Client {
         let (name, value) = caller.header.clone().unwrap();
         let auth = match value.strip_prefix("Bearer ") {
@@ -212,7 +267,7 @@ impl World {
             format!("{}{last}", &id[..id.len() - 1])
         };
         let mut request = shared;
-        for field in ["task_uuid", "lease_id"] {
+        for field in ["task_uuid", "lease_id", "id"] {
             if let Some(Value::String(id)) = request.get_mut(field) {
                 *id = other(id);
             }
@@ -233,6 +288,7 @@ impl World {
             })),
             "HeartbeatStep" | "CompleteStep" => Some(json!({"lease_id": lease})),
             "FailStep" => Some(json!({"lease_id": lease, "error": "matrix"})),
+            "GetApiKey" | "RevokeApiKey" | "DeleteApiKey" => Some(json!({"id": self.key})),
             _ => None,
         }
     }
@@ -266,7 +322,7 @@ impl World {
             let body = answer.text().await.unwrap().replace(id.to_str().unwrap(), "ID");
             format!("{status} {headers:?} {body}")
         };
-        for field in ["task_uuid", "step_uuid", "lease_id"] {
+        for field in ["task_uuid", "step_uuid", "lease_id", "id"] {
             if let Some(Value::String(id)) = request.get(field) {
                 text = text.replace(id.as_str(), field);
             }

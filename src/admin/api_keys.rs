@@ -1,0 +1,224 @@
+//! API keys in the store, which administrators of keys manage within their
+//! namespaces.
+
+use std::sync::Arc;
+
+use super::{
+    Admin, Error, PageRequest, Paged, Result, check_name, distinct, invalid, maker, page::page,
+};
+use crate::{
+    access::{Kind, Reason, Refusal},
+    authn::Issue,
+    authz::Claim,
+    domain::{
+        Namespace, PermissionSet, Principal, Scope, Timestamp, permission::right::ApiKeysAdmin,
+        secret::Secret,
+    },
+    storage::{CredentialKind, CredentialRecord},
+};
+
+/// The most permissions of one key.
+const SCOPES_MAX: usize = 100;
+
+/// An API key to be made.
+#[derive(Clone, Debug, Default)]
+pub struct NewKey {
+    /// What it is called.
+    pub name: String,
+    /// The permissions.
+    pub scopes: Vec<String>,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+    /// Every permission.
+    pub full_access: bool,
+}
+
+/// An API key that was made: the only moment at which it is known.
+#[derive(Debug)]
+pub struct Made {
+    /// The key.
+    pub secret: Secret,
+    /// What is kept of it.
+    pub record: CredentialRecord,
+}
+
+/// Whether an API key counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It counts.
+    Active,
+    /// It was taken back.
+    Revoked,
+    /// Its time is over.
+    Expired,
+}
+
+/// An API key as it is shown.
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// What is known about it.
+    pub issue: Arc<Issue>,
+    /// Whether it counts now.
+    pub state: State,
+}
+
+impl Key {
+    fn new(issue: Arc<Issue>, now: Timestamp) -> Self {
+        let state = if issue.record.revoked_at.is_some() {
+            State::Revoked
+        } else if issue.is_live(now) {
+            State::Active
+        } else {
+            State::Expired
+        };
+        Self { issue, state }
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::parse(&self.issue.record.namespaces).unwrap_or(Scope::Everything)
+    }
+}
+
+/// Makes a key that holds no more than its maker (SE-40).
+pub async fn create(
+    admin: &Admin,
+    claim: &Claim<ApiKeysAdmin>,
+    scope: Scope,
+    new: NewKey,
+) -> Result<Made> {
+    check_name(&new.name)?;
+    let now = admin.now();
+    if new.expires_at.is_some_and(|end| end <= now) {
+        return Err(invalid("expires_at", "is in the past"));
+    }
+    let scopes = distinct(new.scopes);
+    match (scopes.is_empty(), new.full_access) {
+        (true, false) => {
+            let what = "name what the key may do, or say full_access for everything";
+            return Err(invalid("scopes", what));
+        }
+        (false, true) => {
+            return Err(invalid("full_access", "cannot stand beside scopes"));
+        }
+        (true, true) | (false, false) => {}
+    }
+    if scopes.len() > SCOPES_MAX || scopes.iter().any(|name| name == "*") {
+        let what = format!("name 1 to {SCOPES_MAX} permissions; `*` is full_access");
+        return Err(invalid("scopes", what));
+    }
+    let permissions =
+        if new.full_access { PermissionSet::star() } else { admin.permissions(&scopes)? };
+    holds_all(claim.principal(), &permissions, &scope)?;
+    let (created_by, created_with) = maker(claim.stamp());
+    let record = CredentialRecord {
+        id: "".into(),
+        digest: [0; 32],
+        kind: CredentialKind::ApiKey,
+        name: Some(new.name),
+        scopes: if new.full_access { vec!["*".to_owned()] } else { scopes },
+        namespaces: scope.to_strings(),
+        networks: Vec::new(),
+        created_by,
+        created_with,
+        created_at: now,
+        expires_at: new.expires_at,
+        max_uses: None,
+        uses: 0,
+        parent: None,
+        family: "".into(),
+        revoked_at: None,
+        last_used_at: None,
+    };
+    let _order = admin.order.lock().await;
+    let (secret, record) = admin.issue(record, None).await?;
+    tracing::info!(credential = &*record.id, by = %record.created_by, "API key created");
+    Ok(Made { secret, record })
+}
+
+/// SE-40: each right of the key must be its maker's, in all of the key's
+/// namespaces; everything only from who holds everything everywhere.
+fn holds_all(maker: &Principal, wanted: &PermissionSet, scope: &Scope) -> Result<()> {
+    if wanted.is_star() {
+        let everything = maker
+            .grants
+            .iter()
+            .any(|grant| grant.permissions.is_star() && grant.scope == Scope::Everything);
+        if everything {
+            return Ok(());
+        }
+        let message = "full_access needs `*` in every namespace";
+        return Err(Refusal::new(Kind::Forbidden, Reason::PermissionMissing, message).into());
+    }
+    if let Some(missing) = wanted.own().find(|right| !maker.scope_of(*right).covers(scope)) {
+        return Err(Refusal::permission_missing(missing).into());
+    }
+    let foreign_scope = |name: &str| {
+        let grants = maker.grants.iter().filter(|grant| grant.permissions.contains_foreign(name));
+        grants.fold(Scope::NOWHERE, |all, grant| all.union(grant.scope.clone()))
+    };
+    match wanted.foreign().find(|name| !foreign_scope(name).covers(scope)) {
+        Some(name) => {
+            let message = format!("Missing required permission: {name}");
+            Err(Refusal::new(Kind::Forbidden, Reason::PermissionMissing, message).into())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Keys that lie in the scope as a whole, newest first.
+pub fn list(
+    admin: &Admin,
+    claim: &Claim<ApiKeysAdmin>,
+    namespace: Option<&Namespace>,
+    request: &PageRequest,
+) -> Result<Paged<Key>> {
+    let now = admin.now();
+    let wanted = |key: &Key| {
+        let scope = key.scope();
+        claim.scope().covers(&scope) && namespace.is_none_or(|namespace| scope.contains(namespace))
+    };
+    let keys = admin.issued.all(CredentialKind::ApiKey).into_iter();
+    let keys = keys.map(|issue| Key::new(issue, now)).filter(wanted).collect();
+    let list = format!("api_keys {}", namespace.map_or("", Namespace::as_str));
+    page(&list, claim.identity(), request, keys, |key| Arc::clone(&key.issue.record.id))
+}
+
+/// One key; hidden and absent answer alike.
+pub fn get(admin: &Admin, claim: &Claim<ApiKeysAdmin>, id: &str) -> Result<Key> {
+    admin
+        .issued
+        .get(id)
+        .filter(|issue| issue.record.kind == CredentialKind::ApiKey)
+        .map(|issue| Key::new(issue, admin.now()))
+        .filter(|key| claim.scope().covers(&key.scope()))
+        .ok_or_else(|| absent(id))
+}
+
+/// Takes a key back; a second time changes nothing.
+pub async fn revoke(admin: &Admin, claim: &Claim<ApiKeysAdmin>, id: &str) -> Result<Key> {
+    let _order = admin.order.lock().await;
+    let key = get(admin, claim, id)?;
+    if key.state != State::Revoked {
+        let now = admin.now();
+        admin.store.revoke_credentials(&[Arc::clone(&key.issue.record.id)], now).await?;
+        admin.issued.change(id, |record| record.revoked_at = Some(now));
+        tracing::info!(credential = id, by = %claim.identity(), "API key revoked");
+    }
+    get(admin, claim, id)
+}
+
+/// Removes a key that counts no more (ZE-22).
+pub async fn delete(admin: &Admin, claim: &Claim<ApiKeysAdmin>, id: &str) -> Result<()> {
+    let _order = admin.order.lock().await;
+    if get(admin, claim, id)?.state == State::Active {
+        let message = "The key still counts; revoke it first";
+        return Err(Refusal::new(Kind::Precondition, Reason::CredentialState, message).into());
+    }
+    admin.store.delete_credential(id).await?;
+    admin.issued.remove(id);
+    Ok(())
+}
+
+fn absent(id: &str) -> Error {
+    Refusal::not_found("API key", id).into()
+}

@@ -1,0 +1,172 @@
+//! Use cases about credentials: mint, list, revoke, rotate tokens, and the
+//! life of API keys. What is on disk changes first, then what the gate sees.
+//!
+//! Not here: what a credential is worth in a call (`authn`), how secrets look
+//! (`domain::secret`).
+
+pub mod api_keys;
+mod page;
+pub mod tokens;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use rand::Rng as _;
+use thiserror::Error as ThisError;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+pub use self::page::{PageRequest, Paged};
+use crate::{
+    access::{Reason, Refusal},
+    authn::{ConfiguredKey, Issued, Recalls},
+    authz::System,
+    domain::{
+        Clock, PermissionSet, Timestamp, history::Stamp, principal::Identity, secret::Secret,
+    },
+    storage::{self, CredentialRecord, Store},
+};
+
+/// How often it is written down when credentials were last used.
+const NOTE_EVERY: Duration = Duration::from_secs(5);
+/// How often another id is tried when one is taken (DK-49).
+const TRIES: usize = 8;
+/// The longest name of a credential, in bytes.
+const NAME_BYTES_MAX: usize = 256;
+
+/// What the use cases work with.
+#[derive(Debug)]
+pub struct Admin {
+    /// Where credentials are kept.
+    pub store: Arc<dyn Store>,
+    /// What the gate sees of them.
+    pub issued: Arc<Issued>,
+    /// What it sees of JWTs that were taken back.
+    pub recalls: Arc<Recalls>,
+    /// The keys of the configuration, which are shown and not changed.
+    pub configured: Vec<ConfiguredKey>,
+    /// Permissions of other services.
+    pub foreign: BTreeSet<Arc<str>>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Disk and memory change in the same order.
+    pub order: Mutex<()>,
+}
+
+/// Why a use case did not happen.
+#[derive(Debug, ThisError)]
+pub enum Error {
+    /// Refused; says why.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// The store failed.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+}
+
+type Result<T> = std::result::Result<T, Error>;
+
+impl Admin {
+    /// Takes up what the store holds; nothing is served before.
+    pub async fn load(&self) -> storage::Result<()> {
+        self.issued.load(self.store.credentials().await?);
+        for recall in self.store.recalls().await? {
+            self.recalls.insert(recall);
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Keeps a new credential under a fresh secret. `record` gets its id,
+    /// digest and, when it begins a line of its own, its family from it.
+    async fn issue(
+        &self,
+        mut record: CredentialRecord,
+        replaces: Option<(Arc<str>, Timestamp)>,
+    ) -> Result<(Secret, CredentialRecord)> {
+        let begins = record.family.is_empty();
+        for _ in 0..TRIES {
+            let (id, bytes): (u64, [u8; 32]) = rand::rng().random();
+            let secret = Secret::new(id, &bytes);
+            record.id = secret.id();
+            record.digest = secret.digest();
+            if begins {
+                record.family = Arc::clone(&record.id);
+            }
+            if self.store.add_credential(record.clone(), replaces.clone()).await? {
+                self.issued.insert(record.clone());
+                return Ok((secret, record));
+            }
+        }
+        Err(Error::Storage(storage::Error::Unavailable("no free id was found".into())))
+    }
+
+    /// The permissions of these names, each of which must be known.
+    fn permissions(&self, scopes: &[String]) -> Result<PermissionSet> {
+        let mut permissions = PermissionSet::empty();
+        for name in scopes {
+            if !permissions.add(name, &self.foreign) {
+                let name: String = name.chars().take(80).flat_map(char::escape_default).collect();
+                let what = format!(
+                    "`{name}` is no permission; `bailiwick auth show-permissions` lists them"
+                );
+                return Err(invalid("scopes", what));
+            }
+        }
+        Ok(permissions)
+    }
+}
+
+/// Writes down when credentials were last used, in batches, until the
+/// shutdown and once more then.
+pub async fn note_uses(admin: Arc<Admin>, _: System, shutdown: CancellationToken) {
+    let mut noted = std::collections::HashMap::new();
+    loop {
+        let ended = tokio::time::timeout(NOTE_EVERY, shutdown.cancelled()).await.is_ok();
+        let mut uses = admin.issued.take_uses();
+        uses.retain(|(id, at)| noted.get(id) != Some(at));
+        if !uses.is_empty() {
+            match admin.store.credentials_used(uses.clone()).await {
+                Ok(()) => noted.extend(uses),
+                Err(error) => tracing::warn!(%error, "last uses of credentials were not noted"),
+            }
+        }
+        if ended {
+            return;
+        }
+    }
+}
+
+fn maker(stamp: Stamp) -> (Identity, Arc<str>) {
+    let nobody = || Identity {
+        source: crate::domain::principal::Source::Disabled,
+        issuer: "".into(),
+        subject: "".into(),
+    };
+    (stamp.actor.unwrap_or_else(nobody), stamp.credential_id)
+}
+
+fn invalid(field: &str, what: impl std::fmt::Display) -> Error {
+    Refusal::invalid(Reason::FieldInvalid, field, what).into()
+}
+
+/// Checks the name of a credential.
+fn check_name(name: &str) -> Result<()> {
+    let good = !name.trim().is_empty()
+        && name.len() <= NAME_BYTES_MAX
+        && !name.chars().any(char::is_control);
+    if good {
+        Ok(())
+    } else {
+        let what = format!("must have 1 to {NAME_BYTES_MAX} bytes and no control characters");
+        Err(invalid("name", what))
+    }
+}
+
+/// Names without repetitions, in their order.
+fn distinct(names: Vec<String>) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    names.into_iter().filter(|name| seen.insert(name.clone())).collect()
+}

@@ -1,0 +1,284 @@
+//! Minted tokens, which root alone manages.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Admin, Error, PageRequest, Paged, Result, check_name, distinct, invalid, maker, page::page,
+};
+use crate::{
+    access::{Kind, Reason, Refusal},
+    authn::{ConfiguredKey, Issue},
+    authz::Root,
+    domain::{Network, Scope, Timestamp, secret::Secret},
+    storage::{CredentialKind, CredentialRecord, Recall},
+};
+
+/// The longest overlap of a rotation.
+const OVERLAP_SECONDS_MAX: u32 = 24 * 60 * 60;
+/// The most entries of a list in a request.
+const LIST_MAX: usize = 100;
+
+/// A token to be minted.
+#[derive(Clone, Debug, Default)]
+pub struct NewToken {
+    /// The permissions.
+    pub scopes: Vec<String>,
+    /// What it is called.
+    pub name: Option<String>,
+    /// Where the permissions hold; everywhere when empty.
+    pub namespaces: Vec<String>,
+    /// After how many seconds it ends.
+    pub expires_in_seconds: Option<u32>,
+    /// How many calls it opens.
+    pub max_uses: Option<u32>,
+    /// The networks that it may be used from; all when empty.
+    pub client_networks: Vec<String>,
+    /// The token that it descends from.
+    pub parent: Option<String>,
+}
+
+/// A token that was minted: the only moment at which it is known.
+#[derive(Debug)]
+pub struct Minted {
+    /// The token.
+    pub secret: Secret,
+    /// What is kept of it.
+    pub record: CredentialRecord,
+}
+
+/// A token or key as it is shown.
+#[derive(Clone, Debug)]
+pub enum Shown {
+    /// Of the token store.
+    Minted(Arc<Issue>),
+    /// Of the configuration.
+    Configured(ConfiguredKey),
+}
+
+impl Shown {
+    fn id(&self) -> Arc<str> {
+        match self {
+            Self::Minted(issue) => Arc::clone(&issue.record.id),
+            Self::Configured(key) => Arc::clone(&key.id),
+        }
+    }
+}
+
+/// Mints a token; it works from this moment on (DK-30).
+pub async fn mint(admin: &Admin, root: &Root, new: NewToken) -> Result<Minted> {
+    let scopes = distinct(new.scopes);
+    check_scopes(admin, &scopes)?;
+    if let Some(name) = &new.name {
+        check_name(name)?;
+    }
+    if new.namespaces.len() > LIST_MAX || new.client_networks.len() > LIST_MAX {
+        return Err(invalid("namespaces", format!("a list has at most {LIST_MAX} entries")));
+    }
+    let namespaces = if new.namespaces.is_empty() {
+        Scope::Everything
+    } else {
+        Scope::parse(&new.namespaces).map_err(|error| invalid("namespaces", error))?
+    };
+    if let Some(bad) = new.client_networks.iter().find(|text| text.parse::<Network>().is_err()) {
+        let what = format!("`{}` is no network, as 10.1.0.0/16", bad.escape_default());
+        return Err(invalid("client_networks", what));
+    }
+    for (field, value) in
+        [("expires_in_seconds", new.expires_in_seconds), ("max_uses", new.max_uses)]
+    {
+        if value == Some(0) {
+            return Err(invalid(field, "must be at least 1; leave it out for no limit"));
+        }
+    }
+    let _order = admin.order.lock().await;
+    let now = admin.now();
+    let parent = match new.parent.as_deref().filter(|parent| !parent.is_empty()) {
+        Some(prefix) => {
+            let parent = live_token(admin, prefix, now)
+                .ok_or_else(|| invalid("parent", "no token that counts has this prefix"))?;
+            Some(Arc::clone(&parent.record.id))
+        }
+        None => None,
+    };
+    let (created_by, created_with) = maker(root.stamp());
+    let life = |seconds: u32| now.plus(Duration::from_secs(seconds.into()));
+    let record = CredentialRecord {
+        id: "".into(),
+        digest: [0; 32],
+        kind: CredentialKind::Token,
+        name: new.name,
+        scopes,
+        namespaces: namespaces.to_strings(),
+        networks: new.client_networks,
+        created_by,
+        created_with,
+        created_at: now,
+        expires_at: new.expires_in_seconds.map(life),
+        max_uses: new.max_uses,
+        uses: 0,
+        parent,
+        family: "".into(),
+        revoked_at: None,
+        last_used_at: None,
+    };
+    let (secret, record) = admin.issue(record, None).await?;
+    tracing::info!(credential = &*record.id, by = %record.created_by, "token minted");
+    Ok(Minted { secret, record })
+}
+
+/// DK-23, DK-24, SE-35: never everything, never the power to mint.
+fn check_scopes(admin: &Admin, scopes: &[String]) -> Result<()> {
+    if scopes.is_empty() || scopes.len() > LIST_MAX {
+        return Err(invalid("scopes", format!("name 1 to {LIST_MAX} permissions")));
+    }
+    if scopes.iter().any(|scope| scope == "*") {
+        return Err(invalid("scopes", "`*` cannot be minted; name what the token needs"));
+    }
+    if scopes.iter().any(|scope| scope == "auth:tokens" || scope.starts_with("auth:tokens:")) {
+        return Err(invalid("scopes", "managing tokens is for root alone and cannot be minted"));
+    }
+    admin.permissions(scopes).map(|_| ())
+}
+
+/// Tokens that count, of every source, newest first; then the keys of the
+/// configuration (DK-46).
+pub fn list(admin: &Admin, root: &Root, request: &PageRequest) -> Result<Paged<Shown>> {
+    let now = admin.now();
+    let minted = admin.issued.all(CredentialKind::Token);
+    let mut configured = admin.configured.clone();
+    configured.sort_by(|a, b| a.id.cmp(&b.id));
+    let all = minted
+        .into_iter()
+        .filter(|issue| issue.is_live(now))
+        .map(Shown::Minted)
+        .chain(configured.into_iter().map(Shown::Configured))
+        .collect();
+    page("tokens", &root.principal().identity, request, all, Shown::id)
+}
+
+/// One token or key by its whole public id.
+pub fn get(admin: &Admin, _: &Root, prefix: &str) -> Result<Shown> {
+    let configured = admin.configured.iter().find(|key| *key.id == *prefix).cloned();
+    live_token(admin, prefix, admin.now())
+        .map(Shown::Minted)
+        .or_else(|| configured.map(Shown::Configured))
+        .ok_or_else(|| absent(prefix))
+}
+
+/// Takes a token back; answers the public ids of all that went with it.
+pub async fn revoke(
+    admin: &Admin,
+    root: &Root,
+    prefix: &str,
+    cascade: bool,
+) -> Result<Vec<Arc<str>>> {
+    if *root.principal().credential_id == *prefix {
+        return Err(state(
+            "This is the credential of this very call; use another one to revoke it",
+        ));
+    }
+    if admin.configured.iter().any(|key| *key.id == *prefix) {
+        return Err(state(
+            "This key comes from the configuration; take it out there and restart the server",
+        ));
+    }
+    let _order = admin.order.lock().await;
+    let now = admin.now();
+    let kind = admin.issued.get(prefix).map(|issue| issue.record.kind);
+    if kind == Some(CredentialKind::ApiKey) {
+        return Err(state("This is an API key, not a token; revoke it as one"));
+    }
+    let token = live_token(admin, prefix, now).ok_or_else(|| absent(prefix))?;
+    let ids =
+        if cascade { admin.issued.family(prefix) } else { vec![Arc::clone(&token.record.id)] };
+    admin.store.revoke_credentials(&ids, now).await?;
+    for id in &ids {
+        admin.issued.change(id, |record| record.revoked_at = record.revoked_at.or(Some(now)));
+    }
+    tracing::info!(credential = prefix, count = ids.len(), by = %root.principal().identity, "token revoked");
+    Ok(ids)
+}
+
+/// Mints the successor of a token: the same rights, the same end, the same
+/// family (SE-39).
+pub async fn rotate(
+    admin: &Admin,
+    root: &Root,
+    prefix: &str,
+    overlap_seconds: u32,
+) -> Result<Minted> {
+    if overlap_seconds > OVERLAP_SECONDS_MAX {
+        let what = format!("at most {OVERLAP_SECONDS_MAX} seconds");
+        return Err(invalid("overlap_seconds", what));
+    }
+    if admin.configured.iter().any(|key| *key.id == *prefix) {
+        return Err(state("This key comes from the configuration; change it there"));
+    }
+    let _order = admin.order.lock().await;
+    let now = admin.now();
+    let old = live_token(admin, prefix, now).ok_or_else(|| absent(prefix))?;
+    if old.record.max_uses.is_some() && overlap_seconds > 0 {
+        let what = "a token whose uses are counted has no overlap: both would count";
+        return Err(invalid("overlap_seconds", what));
+    }
+    let end = now.plus(Duration::from_secs(overlap_seconds.into()));
+    let (created_by, created_with) = maker(root.stamp());
+    let record = CredentialRecord {
+        created_by,
+        created_with,
+        created_at: now,
+        uses: old.uses(),
+        last_used_at: None,
+        ..old.record.clone()
+    };
+    let replaces = Some((Arc::clone(&old.record.id), end));
+    let (secret, record) = admin.issue(record, replaces).await?;
+    admin.issued.change(prefix, |old| {
+        old.expires_at = Some(old.expires_at.map_or(end, |known| known.min(end)));
+    });
+    tracing::info!(credential = prefix, successor = &*record.id, "token rotated");
+    Ok(Minted { secret, record })
+}
+
+/// Takes back every JWT of an issuer, or of one of its subjects, that was
+/// issued until now (SE-47); answers that moment.
+pub async fn revoke_subject(
+    admin: &Admin,
+    root: &Root,
+    issuer: String,
+    subject: Option<String>,
+) -> Result<Timestamp> {
+    if issuer.is_empty() {
+        return Err(invalid("issuer", "is required, as the tokens name it"));
+    }
+    if subject.as_deref() == Some("") {
+        return Err(invalid("subject", "is empty; leave it out to revoke the whole issuer"));
+    }
+    let _order = admin.order.lock().await;
+    let recall = Recall { issuer, subject, until: admin.now() };
+    admin.store.recall(&recall).await?;
+    let until = recall.until;
+    tracing::info!(
+        issuer = recall.issuer,
+        subject = recall.subject,
+        by = %root.principal().identity,
+        "JWTs revoked"
+    );
+    admin.recalls.insert(recall);
+    Ok(until)
+}
+
+fn live_token(admin: &Admin, prefix: &str, now: Timestamp) -> Option<Arc<Issue>> {
+    admin
+        .issued
+        .get(prefix)
+        .filter(|issue| issue.record.kind == CredentialKind::Token && issue.is_live(now))
+}
+
+fn absent(prefix: &str) -> Error {
+    Refusal::not_found("token", prefix).into()
+}
+
+fn state(message: &str) -> Error {
+    Refusal::new(Kind::Invalid, Reason::CredentialState, message).into()
+}

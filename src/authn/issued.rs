@@ -1,0 +1,333 @@
+//! The credentials that the server gave out, as the gate sees them: all of
+//! them in memory, found by digest, so that a call asks no disk and takes the
+//! same time however many there are. What is on disk is changed first.
+//!
+//! Not here: making and revoking them (`admin`).
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicI64, AtomicU32, Ordering},
+    },
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Accepted, Fault, LOGGED_EVERY_SECONDS, Session};
+use crate::{
+    domain::{
+        Grant, Network, PermissionSet, Principal, Scope, Timestamp,
+        principal::{Identity, Method, Source},
+    },
+    storage::{CredentialKind, CredentialRecord},
+};
+
+/// How many ancestors a token has at most.
+const ANCESTORS_MAX: usize = 32;
+
+/// A credential with the session that it makes.
+pub struct Issue {
+    /// As it is kept.
+    pub record: CredentialRecord,
+    session: Arc<Session>,
+    networks: Vec<Network>,
+    logged_at: AtomicI64,
+    /// In microseconds; 0 is never in the life of this process.
+    used_at: AtomicI64,
+    uses: AtomicU32,
+}
+
+impl Issue {
+    /// Who calls with it.
+    #[must_use]
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.session.principal
+    }
+
+    /// Whether it counts now.
+    #[must_use]
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.record.revoked_at.is_none() && !self.is_over(now)
+    }
+
+    fn is_over(&self, now: Timestamp) -> bool {
+        self.principal().not_after.is_some_and(|end| end <= now)
+    }
+
+    /// How many calls it has opened, where they are counted.
+    #[must_use]
+    pub fn uses(&self) -> u32 {
+        self.uses.load(Ordering::Relaxed)
+    }
+
+    /// When it was last used.
+    #[must_use]
+    pub fn last_used_at(&self) -> Option<Timestamp> {
+        let here = self.used_at.load(Ordering::Relaxed);
+        let here = (here > 0).then(|| Timestamp::from_micros(here));
+        here.max(self.record.last_used_at)
+    }
+
+    /// A use was counted on disk, or there was none left.
+    pub(super) fn counted(&self, counted: bool) {
+        match self.record.max_uses {
+            Some(most) if !counted => self.uses.store(most, Ordering::Relaxed),
+            _ => {
+                self.uses.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Issue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.record.fmt(f)
+    }
+}
+
+/// All of them.
+pub struct Issued {
+    index: RwLock<Index>,
+    foreign: BTreeSet<Arc<str>>,
+    revoked: CancellationToken,
+}
+
+#[derive(Default)]
+struct Index {
+    by_id: HashMap<Arc<str>, Arc<Issue>>,
+    by_digest: HashMap<[u8; 32], Arc<Issue>>,
+    /// The newest member of each line of rotations.
+    newest: HashMap<Arc<str>, Arc<str>>,
+}
+
+impl Issued {
+    /// None yet. `foreign` are the permissions of other services; every
+    /// session ends with `revoked`.
+    #[must_use]
+    pub(super) fn new(foreign: BTreeSet<Arc<str>>, revoked: CancellationToken) -> Self {
+        Self { index: RwLock::default(), foreign, revoked }
+    }
+
+    /// Takes up what the store holds.
+    pub fn load(&self, mut records: Vec<CredentialRecord>) {
+        // Ancestors before those that descend from them.
+        records.sort_by_key(|record| record.created_at);
+        let mut index = self.write();
+        *index = Index::default();
+        for record in records {
+            self.put(&mut index, record);
+        }
+    }
+
+    /// Takes up one that is on disk now.
+    pub fn insert(&self, record: CredentialRecord) {
+        self.put(&mut self.write(), record);
+    }
+
+    /// Changes one as it was changed on disk. Its open streams end: they ask
+    /// again with what it is now.
+    pub fn change(&self, id: &str, change: impl FnOnce(&mut CredentialRecord)) {
+        let mut index = self.write();
+        let Some(issue) = index.by_id.get(id).cloned() else { return };
+        let mut record = issue.record.clone();
+        record.uses = issue.uses();
+        record.last_used_at = issue.last_used_at();
+        change(&mut record);
+        self.put(&mut index, record);
+        issue.session.revoked.cancel();
+    }
+
+    /// Forgets one.
+    pub fn remove(&self, id: &str) {
+        let mut index = self.write();
+        if let Some(issue) = index.by_id.remove(id) {
+            index.by_digest.remove(&issue.record.digest);
+            issue.session.revoked.cancel();
+        }
+    }
+
+    /// The one of this id.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<Arc<Issue>> {
+        self.read().by_id.get(id).cloned()
+    }
+
+    /// All of a kind, newest first.
+    #[must_use]
+    pub fn all(&self, kind: CredentialKind) -> Vec<Arc<Issue>> {
+        let index = self.read();
+        let mut all: Vec<_> =
+            index.by_id.values().filter(|issue| issue.record.kind == kind).cloned().collect();
+        drop(index);
+        all.sort_by(|a, b| {
+            let place = |issue: &Issue| (issue.record.created_at, Arc::clone(&issue.record.id));
+            place(b).cmp(&place(a))
+        });
+        all
+    }
+
+    /// A credential with everything that descends from it or was made by it
+    /// and is not revoked yet.
+    #[must_use]
+    pub fn family(&self, id: &str) -> Vec<Arc<str>> {
+        let index = self.read();
+        let mut found: Vec<Arc<str>> =
+            index.by_id.get(id).map(|one| Arc::clone(&one.record.id)).into_iter().collect();
+        let mut next = 0;
+        while let Some(ancestor) = found.get(next).cloned() {
+            next += 1;
+            let descends = |issue: &&Arc<Issue>| {
+                let record = &issue.record;
+                record.revoked_at.is_none()
+                    && (record.parent.as_deref() == Some(&*ancestor)
+                        || *record.created_with == *ancestor)
+            };
+            for issue in index.by_id.values().filter(descends) {
+                if !found.contains(&issue.record.id) {
+                    found.push(Arc::clone(&issue.record.id));
+                }
+            }
+        }
+        found
+    }
+
+    /// When credentials were used since the last call.
+    #[must_use]
+    pub fn take_uses(&self) -> Vec<(Arc<str>, Timestamp)> {
+        let index = self.read();
+        let used = index.by_id.values().filter_map(|issue| {
+            let at = issue.last_used_at()?;
+            (Some(at) > issue.record.last_used_at).then(|| (Arc::clone(&issue.record.id), at))
+        });
+        used.collect()
+    }
+
+    /// The holder of a secret; none when no credential has this digest.
+    pub(super) fn accept(
+        &self,
+        digest: &[u8; 32],
+        peer: Option<IpAddr>,
+        now: Timestamp,
+    ) -> Option<Result<Accepted, Fault>> {
+        let issue = self.read().by_digest.get(digest).cloned()?;
+        Some(issue.accept(peer, now))
+    }
+
+    fn put(&self, index: &mut Index, record: CredentialRecord) {
+        let grant = self.grant(index, &record);
+        let not_after = lineage(index, &record).filter_map(|record| record.expires_at).min();
+        let principal = Principal {
+            identity: Identity {
+                source: Source::Database,
+                issuer: "".into(),
+                subject: Arc::clone(&record.family),
+            },
+            method: match record.kind {
+                CredentialKind::Token => Method::Token,
+                CredentialKind::ApiKey => Method::ApiKey,
+            },
+            grants: vec![grant],
+            not_after,
+            credential_id: Arc::clone(&record.id),
+            worker_scope: None,
+        };
+        let session = Session::new(Arc::new(principal), self.revoked.child_token());
+        if record.revoked_at.is_some() {
+            session.revoked.cancel();
+        }
+        let networks = record.networks.iter().filter_map(|text| text.parse().ok()).collect();
+        let issue = Arc::new(Issue {
+            session: Arc::new(session),
+            networks,
+            logged_at: AtomicI64::new(i64::MIN),
+            used_at: AtomicI64::new(0),
+            uses: AtomicU32::new(record.uses),
+            record,
+        });
+        let record = &issue.record;
+        let newest = index.newest.get(&record.family).and_then(|id| index.by_id.get(id));
+        if newest.is_none_or(|newest| newest.record.created_at <= record.created_at) {
+            index.newest.insert(Arc::clone(&record.family), Arc::clone(&record.id));
+        }
+        index.by_digest.insert(record.digest, Arc::clone(&issue));
+        index.by_id.insert(Arc::clone(&record.id), issue);
+    }
+
+    /// What it holds: its own rights within those of all its ancestors
+    /// (SE-39). What cannot be read any more counts for nothing.
+    fn grant(&self, index: &Index, record: &CredentialRecord) -> Grant {
+        let whole = Grant { permissions: PermissionSet::star(), scope: Scope::Everything };
+        let grant = lineage(index, record).fold(whole, |grant, record| {
+            let mut permissions = PermissionSet::empty();
+            for name in &record.scopes {
+                permissions.add(name, &self.foreign);
+            }
+            let scope = Scope::parse(&record.namespaces).unwrap_or(Scope::NOWHERE);
+            Grant {
+                permissions: grant.permissions.intersection(&permissions),
+                scope: grant.scope.intersection(&scope),
+            }
+        });
+        let orphan = lineage(index, record).last().is_some_and(|last| last.parent.is_some());
+        if orphan {
+            return Grant { permissions: PermissionSet::empty(), scope: Scope::NOWHERE };
+        }
+        grant
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Index> {
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A credential and its ancestors, each as the newest of its rotations.
+fn lineage<'i>(
+    index: &'i Index,
+    record: &'i CredentialRecord,
+) -> impl Iterator<Item = &'i CredentialRecord> {
+    let parent = move |record: &&'i CredentialRecord| {
+        let parent = index.by_id.get(record.parent.as_ref()?)?;
+        let newest = index.newest.get(&parent.record.family)?;
+        index.by_id.get(newest).map(|issue| &issue.record)
+    };
+    std::iter::successors(Some(record), parent).take(ANCESTORS_MAX)
+}
+
+impl Issue {
+    fn accept(self: Arc<Self>, peer: Option<IpAddr>, now: Timestamp) -> Result<Accepted, Fault> {
+        if self.session.is_revoked() {
+            return Err(Fault::Revoked);
+        }
+        if self.is_over(now) {
+            return Err(Fault::Expired);
+        }
+        if self.record.max_uses.is_some_and(|most| self.uses() >= most) {
+            return Err(Fault::UsedUp);
+        }
+        let within = |peer: IpAddr| self.networks.iter().any(|network| network.contains(peer));
+        if !self.record.networks.is_empty() && !peer.is_some_and(within) {
+            return Err(Fault::Network);
+        }
+        self.used_at.fetch_max(now.micros(), Ordering::Relaxed);
+        let fresh = super::is_due(&self.logged_at, now, LOGGED_EVERY_SECONDS);
+        Ok(Accepted {
+            session: Arc::clone(&self.session),
+            fresh,
+            unknown_permissions: Vec::new(),
+            counted: self.record.max_uses.is_some().then_some(self),
+        })
+    }
+}
+
+impl fmt::Debug for Issued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Issued({})", self.read().by_id.len())
+    }
+}

@@ -1,0 +1,170 @@
+//! `AuthAdminService`.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::{call::answer, convert};
+use crate::{
+    admin::{Admin, PageRequest, api_keys, tokens},
+    pb::v1::{self as pb, auth_admin_service_server},
+};
+
+/// Tokens and API keys.
+#[derive(Clone, Debug)]
+pub(super) struct AuthAdminService {
+    admin: Arc<Admin>,
+}
+
+impl AuthAdminService {
+    pub(super) fn new(admin: Arc<Admin>) -> Self {
+        Self { admin }
+    }
+}
+
+#[tonic::async_trait]
+impl auth_admin_service_server::AuthAdminService for AuthAdminService {
+    async fn mint_token(
+        &self,
+        request: Request<pb::MintTokenRequest>,
+    ) -> Result<Response<pb::MintTokenResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let root = caller.root(&request)?;
+            let asked = request.namespaces.clone();
+            let minted = tokens::mint(&self.admin, &root, request.into()).await?;
+            Ok(convert::minted(&minted, Some(asked)))
+        })
+        .await
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<pb::ListTokensRequest>,
+    ) -> Result<Response<pb::ListTokensResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let root = caller.root(&request)?;
+            let page = PageRequest { size: request.page_size, token: request.page_token };
+            let listed = tokens::list(&self.admin, &root, &page)?;
+            let tokens = listed.items.iter().map(Into::into).collect();
+            Ok(pb::ListTokensResponse { tokens, next_page_token: listed.next_token })
+        })
+        .await
+    }
+
+    async fn get_token(
+        &self,
+        request: Request<pb::GetTokenRequest>,
+    ) -> Result<Response<pb::GetTokenResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let root = caller.root(&request)?;
+            let token = tokens::get(&self.admin, &root, &request.prefix)?;
+            Ok(pb::GetTokenResponse { token: Some((&token).into()) })
+        })
+        .await
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<pb::RevokeTokenRequest>,
+    ) -> Result<Response<pb::RevokeTokenResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let root = caller.root(&request)?;
+            let revoked =
+                tokens::revoke(&self.admin, &root, &request.prefix, request.cascade).await?;
+            let revoked = revoked.iter().map(ToString::to_string).collect();
+            Ok(pb::RevokeTokenResponse { revoked })
+        })
+        .await
+    }
+
+    async fn rotate_token(
+        &self,
+        request: Request<pb::RotateTokenRequest>,
+    ) -> Result<Response<pb::RotateTokenResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let root = caller.root(&request)?;
+            let minted =
+                tokens::rotate(&self.admin, &root, &request.prefix, request.overlap_seconds)
+                    .await?;
+            Ok(pb::RotateTokenResponse { token: Some(convert::minted(&minted, None)) })
+        })
+        .await
+    }
+
+    async fn revoke_subject(
+        &self,
+        request: Request<pb::RevokeSubjectRequest>,
+    ) -> Result<Response<pb::RevokeSubjectResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let root = caller.root(&request)?;
+            let pb::RevokeSubjectRequest { issuer, subject } = request;
+            let until = tokens::revoke_subject(&self.admin, &root, issuer, subject).await?;
+            Ok(pb::RevokeSubjectResponse { revoked_before: Some(convert::time(until)) })
+        })
+        .await
+    }
+
+    async fn create_api_key(
+        &self,
+        request: Request<pb::CreateApiKeyRequest>,
+    ) -> Result<Response<pb::CreateApiKeyResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let (scope, claim) = caller.scoped(&request)?;
+            let new = request.try_into()?;
+            let made = api_keys::create(&self.admin, &claim, scope, new).await?;
+            Ok((&made).into())
+        })
+        .await
+    }
+
+    async fn list_api_keys(
+        &self,
+        request: Request<pb::ListApiKeysRequest>,
+    ) -> Result<Response<pb::ListApiKeysResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let claim = caller.claim(&request)?;
+            let namespace = convert::namespace_filter(request.namespace.as_deref())?;
+            let page = PageRequest { size: request.page_size, token: request.page_token };
+            let listed = api_keys::list(&self.admin, &claim, namespace.as_ref(), &page)?;
+            let api_keys = listed.items.iter().map(Into::into).collect();
+            Ok(pb::ListApiKeysResponse { api_keys, next_page_token: listed.next_token })
+        })
+        .await
+    }
+
+    async fn get_api_key(
+        &self,
+        request: Request<pb::GetApiKeyRequest>,
+    ) -> Result<Response<pb::GetApiKeyResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let claim = caller.claim(&request)?;
+            let key = api_keys::get(&self.admin, &claim, &request.id)?;
+            Ok(pb::GetApiKeyResponse { api_key: Some((&key).into()) })
+        })
+        .await
+    }
+
+    async fn revoke_api_key(
+        &self,
+        request: Request<pb::RevokeApiKeyRequest>,
+    ) -> Result<Response<pb::RevokeApiKeyResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let claim = caller.claim(&request)?;
+            let key = api_keys::revoke(&self.admin, &claim, &request.id).await?;
+            Ok(pb::RevokeApiKeyResponse { api_key: Some((&key).into()) })
+        })
+        .await
+    }
+
+    async fn delete_api_key(
+        &self,
+        request: Request<pb::DeleteApiKeyRequest>,
+    ) -> Result<Response<pb::DeleteApiKeyResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let claim = caller.claim(&request)?;
+            api_keys::delete(&self.admin, &claim, &request.id).await?;
+            Ok(pb::DeleteApiKeyResponse {})
+        })
+        .await
+    }
+}

@@ -1,0 +1,145 @@
+//! Tokens and API keys.
+
+use super::{owned, time};
+use crate::{
+    access::{Reason, Refusal},
+    admin::{
+        api_keys::{Key, Made, NewKey, State},
+        tokens::{Minted, NewToken, Shown},
+    },
+    domain::Timestamp,
+    pb::v1 as pb,
+};
+
+impl From<pb::MintTokenRequest> for NewToken {
+    fn from(request: pb::MintTokenRequest) -> Self {
+        let pb::MintTokenRequest {
+            scopes,
+            name,
+            namespaces,
+            expires_in_seconds,
+            max_uses,
+            client_networks,
+            parent,
+        } = request;
+        Self { scopes, name, namespaces, expires_in_seconds, max_uses, client_networks, parent }
+    }
+}
+
+/// With the token itself, and the namespaces that were asked for; after a
+/// rotation, those that it has.
+pub(in crate::grpc) fn minted(
+    minted: &Minted,
+    asked: Option<Vec<String>>,
+) -> pb::MintTokenResponse {
+    let record = &minted.record;
+    let namespaces = asked.unwrap_or_else(|| record.namespaces.clone());
+    pb::MintTokenResponse {
+        token: minted.secret.expose().to_owned(),
+        prefix: owned(&record.id),
+        scopes: record.scopes.clone(),
+        name: record.name.clone(),
+        created_at: Some(time(record.created_at)),
+        namespaces,
+        expires_at: record.expires_at.map(time),
+        max_uses: record.max_uses,
+        client_networks: record.networks.clone(),
+        parent: record.parent.as_deref().map(owned),
+    }
+}
+
+impl From<&Shown> for pb::Token {
+    fn from(shown: &Shown) -> Self {
+        match shown {
+            Shown::Configured(key) => {
+                let grants = &key.principal.grants;
+                Self {
+                    prefix: owned(&key.id),
+                    source: owned(key.principal.identity.source.as_str()),
+                    scopes: grants.iter().flat_map(|grant| grant.permissions.names()).collect(),
+                    name: Some(owned(&key.principal.identity.subject)),
+                    namespaces: grants.iter().flat_map(|grant| grant.scope.to_strings()).collect(),
+                    ..Self::default()
+                }
+            }
+            Shown::Minted(issue) => {
+                let record = &issue.record;
+                Self {
+                    prefix: owned(&record.id),
+                    source: owned(issue.principal().identity.source.as_str()),
+                    scopes: record.scopes.clone(),
+                    name: record.name.clone(),
+                    created_at: Some(time(record.created_at)),
+                    namespaces: record.namespaces.clone(),
+                    expires_at: issue.principal().not_after.map(time),
+                    max_uses: record.max_uses,
+                    uses: record.max_uses.map(|_| issue.uses()),
+                    client_networks: record.networks.clone(),
+                    parent: record.parent.as_deref().map(owned),
+                    family: Some(owned(&record.family)),
+                    last_used_at: issue.last_used_at().map(time),
+                }
+            }
+        }
+    }
+}
+
+impl TryFrom<pb::CreateApiKeyRequest> for NewKey {
+    type Error = Refusal;
+
+    fn try_from(request: pb::CreateApiKeyRequest) -> Result<Self, Refusal> {
+        let pb::CreateApiKeyRequest { name, scopes, namespaces: _, expires_at, full_access } =
+            request;
+        let expires_at = expires_at.map(|at| {
+            let micros = at
+                .seconds
+                .checked_mul(1_000_000)
+                .filter(|_| (0..1_000_000_000).contains(&at.nanos));
+            micros
+                .map(|micros| Timestamp::from_micros(micros + i64::from(at.nanos) / 1_000))
+                .ok_or_else(|| {
+                    Refusal::invalid(Reason::FieldInvalid, "expires_at", "is no point in time")
+                })
+        });
+        Ok(Self { name, scopes, expires_at: expires_at.transpose()?, full_access })
+    }
+}
+
+impl From<&Made> for pb::CreateApiKeyResponse {
+    fn from(made: &Made) -> Self {
+        let record = &made.record;
+        Self {
+            key: made.secret.expose().to_owned(),
+            id: owned(&record.id),
+            name: record.name.clone().unwrap_or_default(),
+            scopes: record.scopes.clone(),
+            namespaces: record.namespaces.clone(),
+            created_at: Some(time(record.created_at)),
+            expires_at: record.expires_at.map(time),
+            state: pb::ApiKeyState::Active.into(),
+        }
+    }
+}
+
+impl From<&Key> for pb::ApiKey {
+    fn from(key: &Key) -> Self {
+        let record = &key.issue.record;
+        Self {
+            id: owned(&record.id),
+            name: record.name.clone().unwrap_or_default(),
+            scopes: record.scopes.clone(),
+            namespaces: record.namespaces.clone(),
+            state: match key.state {
+                State::Active => pb::ApiKeyState::Active,
+                State::Revoked => pb::ApiKeyState::Revoked,
+                State::Expired => pb::ApiKeyState::Expired,
+            }
+            .into(),
+            created_by: record.created_by.to_string(),
+            created_at: Some(time(record.created_at)),
+            expires_at: record.expires_at.map(time),
+            revoked_at: record.revoked_at.map(time),
+            last_used_at: key.issue.last_used_at().map(time),
+        }
+    }
+}

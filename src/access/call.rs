@@ -5,7 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::refusal::{Reason, Refusal, Unauthenticated};
+use super::{
+    limits::RateState,
+    refusal::{Reason, Refusal, Unauthenticated},
+};
 use crate::{
     authn::Session,
     authz::{self, Claim, Permit, Root},
@@ -51,6 +54,7 @@ pub struct Caller {
     session: Arc<Session>,
     request: RequestId,
     clock: Arc<dyn Clock>,
+    rate: Option<RateState>,
 }
 
 impl Caller {
@@ -59,7 +63,17 @@ impl Caller {
         request: RequestId,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { session, request, clock }
+        Self { session, request, clock, rate: None }
+    }
+
+    pub(in crate::access) fn with_rate(self, rate: Option<RateState>) -> Self {
+        Self { rate, ..self }
+    }
+
+    /// What the caller may still call; none where that has no limit.
+    #[must_use]
+    pub fn rate(&self) -> Option<RateState> {
+        self.rate
     }
 
     /// As the gate makes one; for tests of what is behind it.

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use metrics::Counter;
 
+use super::table::RateClass;
 use crate::domain::{Permission, principal::Method};
 
 const METHODS: [Method; 4] = [Method::ApiKey, Method::Jwt, Method::Token, Method::None];
@@ -29,7 +30,35 @@ impl Outcome {
     }
 }
 
+/// Which limit was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Limited {
+    Calls(RateClass),
+    FailedAuth,
+}
+
+impl Limited {
+    const ALL: [Self; 5] = [
+        Self::Calls(RateClass::Standard),
+        Self::Calls(RateClass::Heavy),
+        Self::Calls(RateClass::Work),
+        Self::Calls(RateClass::Credentials),
+        Self::FailedAuth,
+    ];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Calls(RateClass::Unspecified | RateClass::Standard) => "standard",
+            Self::Calls(RateClass::Heavy) => "heavy",
+            Self::Calls(RateClass::Work) => "work",
+            Self::Calls(RateClass::Credentials) => "credentials",
+            Self::FailedAuth => "failed_auth",
+        }
+    }
+}
+
 pub(super) struct Counters {
+    limited: HashMap<Limited, Counter>,
     requests: HashMap<(Method, Outcome), Counter>,
     failures: HashMap<&'static str, Counter>,
     denials: HashMap<&'static str, Counter>,
@@ -58,7 +87,12 @@ impl Counters {
         let denial = |name| {
             (name, metrics::counter!("bailiwick_permission_denials_total", "permission" => name))
         };
+        let limited = |limit: Limited| {
+            let class = limit.label();
+            (limit, metrics::counter!("bailiwick_rate_limited_total", "class" => class))
+        };
         Self {
+            limited: Limited::ALL.into_iter().map(limited).collect(),
             requests,
             failures: failures.iter().map(failure).collect(),
             denials: permissions.chain(["root", "node", "step"]).map(denial).collect(),
@@ -73,6 +107,12 @@ impl Counters {
 
     pub(super) fn failed(&self, reason: &str) {
         if let Some(counter) = self.failures.get(reason) {
+            counter.increment(1);
+        }
+    }
+
+    pub(super) fn limited(&self, limit: Limited) {
+        if let Some(counter) = self.limited.get(&limit) {
             counter.increment(1);
         }
     }

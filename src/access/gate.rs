@@ -8,13 +8,15 @@ use http::HeaderMap;
 
 use super::{
     call::Caller,
-    counters::{Counters, Outcome},
+    counters::{Counters, Limited, Outcome},
+    limits::{Limits, RateState},
     refusal::{Kind, Reason, Refusal, Unauthenticated},
     table::{MethodRule, Mode, Rule},
     throttle::Throttle,
 };
 use crate::{
     authn::{Accepted, Authenticator, Fault, Issue, Rejected},
+    config::Rates,
     domain::{Clock, Permission, Principal, RequestId, Scope, Timestamp, principal::Source},
     storage::Store,
 };
@@ -31,6 +33,8 @@ struct Inner {
     counters: Counters,
     failures: Throttle,
     denials: Throttle,
+    limits: Limits,
+    excesses: Throttle,
 }
 
 /// What a log line says about a call.
@@ -57,11 +61,13 @@ enum Denial {
 
 impl Gate {
     /// With these credentials, whose uses are counted in the store where one
-    /// has a limit. The recorder of metrics must be installed before.
+    /// has a limit, and these limits on calls. The recorder of metrics must be
+    /// installed before.
     #[must_use]
     pub fn new(
         authenticator: Authenticator,
         credentials: Option<Arc<dyn Store>>,
+        rates: &Rates,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -71,6 +77,8 @@ impl Gate {
             counters: Counters::new(&Fault::LABELS),
             failures: Throttle::default(),
             denials: Throttle::default(),
+            limits: Limits::new(rates),
+            excesses: Throttle::default(),
         }))
     }
 
@@ -113,8 +121,10 @@ impl Gate {
 
         let session = accepted.session;
         decide(method, &session.principal)
-            .map_err(|denial| self.0.deny(call, &session.principal, denial))?;
-        let caller = Caller::new(session, request, Arc::clone(&self.0.clock));
+            .map_err(|denial| self.0.deny(call, &session.principal, denial))
+            .map_err(|refusal| self.0.with_rate(refusal, method, call, &session.principal))?;
+        let rate = self.0.take(method, call, &session.principal)?;
+        let caller = Caller::new(session, request, Arc::clone(&self.0.clock)).with_rate(rate);
         Ok(Some((caller, accepted.counted)))
     }
 
@@ -212,7 +222,7 @@ impl Inner {
             // A missing credential is no failed authentication.
             self.counters.authenticated(*method, Outcome::Missing);
             tracing::debug!(rpc = call.rpc, request_id = %call.request, "no credential");
-            return refusal;
+            return Refusal { rate: self.limits.look_failed(call.peer, call.now), ..refusal };
         }
         self.counters.authenticated(*method, Outcome::Failure);
         self.counters.failed(reason);
@@ -228,7 +238,51 @@ impl Inner {
                 "authentication failed"
             );
         }
-        refusal
+        // After it failed, never before: nobody's failures block a good one.
+        match self.limits.fail(call.peer, call.now) {
+            Ok(rate) => Refusal { rate, ..refusal },
+            Err(too_many) => {
+                self.counters.limited(Limited::FailedAuth);
+                too_many
+            }
+        }
+    }
+
+    /// Takes the call out of what the caller may call.
+    fn take(
+        &self,
+        method: &MethodRule,
+        call: Call<'_>,
+        principal: &Principal,
+    ) -> Result<Option<RateState>, Refusal> {
+        let taken = self.limits.take(method.rate_class, principal, call.peer, call.now);
+        if taken.is_err() {
+            self.counters.limited(Limited::Calls(method.rate_class));
+            if let Some(suppressed) = self.excesses.admit(call.now) {
+                tracing::warn!(
+                    subject = &*principal.identity.subject,
+                    credential = &*principal.credential_id,
+                    rpc = call.rpc,
+                    peer = call.peer.map(tracing::field::display),
+                    suppressed,
+                    request_id = %call.request,
+                    "too many calls"
+                );
+            }
+        }
+        taken
+    }
+
+    /// A call that is refused costs nothing, and its answer says what is left.
+    fn with_rate(
+        &self,
+        refusal: Refusal,
+        method: &MethodRule,
+        call: Call<'_>,
+        principal: &Principal,
+    ) -> Refusal {
+        let rate = self.limits.look(method.rate_class, principal, call.peer, call.now);
+        Refusal { rate, ..refusal }
     }
 
     fn deny(&self, call: Call<'_>, principal: &Principal, denial: Denial) -> Refusal {

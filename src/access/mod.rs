@@ -7,6 +7,7 @@
 mod call;
 mod counters;
 pub mod gate;
+mod limits;
 mod refusal;
 pub mod table;
 mod throttle;
@@ -15,5 +16,6 @@ pub use call::{
     Authenticated, Caller, Global, Guarded, Namespaced, NamespacedMany, RootOnly, Scoped,
 };
 pub use gate::Gate;
+pub use limits::RateState;
 pub use refusal::{Kind, Reason, Refusal, Unauthenticated};
 pub use table::{MethodRule, Rule, Table};

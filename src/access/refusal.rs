@@ -3,6 +3,7 @@
 
 use std::{fmt, time::Duration};
 
+use super::limits::RateState;
 use crate::domain::Permission;
 pub use crate::{authn::Unauthenticated, pb::v1::Reason};
 
@@ -76,6 +77,8 @@ pub struct Refusal {
     pub permission: Option<Permission>,
     /// When another try makes sense.
     pub retry_after: Option<Duration>,
+    /// What the caller may still call, where the gate knows.
+    pub rate: Option<RateState>,
     /// For the log alone, never sent.
     pub detail: Option<String>,
 }
@@ -90,6 +93,7 @@ impl Refusal {
             fields: Vec::new(),
             permission: None,
             retry_after: None,
+            rate: None,
             detail: None,
         }
     }

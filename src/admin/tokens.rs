@@ -79,7 +79,7 @@ pub async fn mint(admin: &Admin, root: &Root, new: NewToken) -> Result<Minted> {
     } else {
         Scope::parse(&new.namespaces).map_err(|error| invalid("namespaces", error))?
     };
-    if let Some(bad) = new.client_networks.iter().find(|text| text.parse::<Network>().is_err()) {
+    if let Some(bad) = new.client_networks.iter().find(|text| Network::parse(text).is_err()) {
         let what = format!("`{}` is no network, as 10.1.0.0/16", bad.escape_default());
         return Err(invalid("client_networks", what));
     }

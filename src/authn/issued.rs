@@ -238,7 +238,8 @@ impl Issued {
         if record.revoked_at.is_some() {
             session.revoked.cancel();
         }
-        let networks = record.networks.iter().filter_map(|text| text.parse().ok()).collect();
+        let networks =
+            record.networks.iter().filter_map(|text| Network::parse(text).ok()).collect();
         let issue = Arc::new(Issue {
             session: Arc::new(session),
             networks,

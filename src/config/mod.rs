@@ -4,6 +4,7 @@
 //! settings of clients (`cli`).
 
 mod auth;
+mod limits;
 mod raw;
 mod redacted;
 mod source;
@@ -16,7 +17,10 @@ use std::{
 };
 
 pub use auth::{Algorithm, ApiKey, Auth, Credentials, DOCUMENTED_KEYS, Jwt, Mode};
+pub use limits::{Rate, Rates};
 use thiserror::Error;
+
+use crate::domain::Network;
 
 /// Why the settings are refused. No variant holds a value that may be secret.
 #[derive(Debug, Error)]
@@ -148,6 +152,10 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// How long a worker holds a step without a heartbeat.
     pub lease: Duration,
+    /// How many calls are taken of whom.
+    pub rates: Rates,
+    /// Proxies whose `X-Forwarded-For` counts (SE-43).
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// Logs and traces.
@@ -350,6 +358,8 @@ fn limits(raw: &raw::Limits) -> Result<Limits, Error> {
         // a slow network alone, longer ones hold a dead worker's steps.
         lease: number("limits.lease_seconds", raw.lease_seconds, 5, 3600)
             .map(Duration::from_secs)?,
+        rates: limits::rates(raw)?,
+        trusted_proxies: limits::proxies(&raw.trusted_proxies)?,
     })
 }
 

@@ -132,6 +132,16 @@ pub(super) struct Limits {
     pub(super) body_timeout_seconds: u64,
     pub(super) header_timeout_seconds: u64,
     pub(super) lease_seconds: u64,
+    pub(super) requests_per_second: u64,
+    pub(super) burst: u64,
+    pub(super) heavy_requests_per_second: Option<u64>,
+    pub(super) heavy_burst: Option<u64>,
+    pub(super) work_requests_per_second: Option<u64>,
+    pub(super) work_burst: Option<u64>,
+    pub(super) credentials_requests_per_second: Option<u64>,
+    pub(super) credentials_burst: Option<u64>,
+    pub(super) failed_auth_per_minute: u64,
+    pub(super) trusted_proxies: Vec<String>,
 }
 
 impl Default for Limits {
@@ -147,6 +157,16 @@ impl Default for Limits {
             body_timeout_seconds: 30,
             header_timeout_seconds: 10,
             lease_seconds: 30,
+            requests_per_second: 0,
+            burst: 0,
+            heavy_requests_per_second: None,
+            heavy_burst: None,
+            work_requests_per_second: None,
+            work_burst: None,
+            credentials_requests_per_second: None,
+            credentials_burst: None,
+            failed_auth_per_minute: 120,
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -181,14 +201,5 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ),
     ("controller", &["listen", "auth_file"]),
     ("scheduler", &["runners", "run_as"]),
-    (
-        "limits",
-        &[
-            "requests_per_second",
-            "burst",
-            "failed_auth_per_minute",
-            "trusted_proxies",
-            "egress_allow",
-        ],
-    ),
+    ("limits", &["egress_allow"]),
 ];

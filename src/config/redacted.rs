@@ -1,12 +1,14 @@
 //! What `GetConfig` shows. Each field is named here by hand: an allow-list.
 
+use std::num::NonZeroU32;
+
 use serde_json::{Value, json};
 
-use super::{Auth, LogFormat, Mode, Settings, Storage};
+use super::{Auth, LogFormat, Mode, Rates, Settings, Storage};
 
 pub(super) fn redacted(settings: &Settings) -> Value {
     let Settings { server, storage, auth, limits, telemetry, warnings: _ } = settings;
-    json!({
+    let mut shown = json!({
         "server": {
             "grpc_listen": server.grpc_listen.to_string(),
             "http_listen": server.http_listen.to_string(),
@@ -38,7 +40,31 @@ pub(super) fn redacted(settings: &Settings) -> Value {
             "otlp_configured": telemetry.otlp_endpoint.is_some(),
             "service_name": telemetry.service_name,
         },
-    })
+    });
+    if let Some(shown) = shown.pointer_mut("/limits").and_then(Value::as_object_mut) {
+        shown.extend(redacted_rates(&limits.rates));
+        let proxies = limits.trusted_proxies.iter().map(ToString::to_string);
+        shown.insert("trusted_proxies".to_owned(), proxies.collect());
+    }
+    shown
+}
+
+/// What is in force, under the names of the settings; 0 is off.
+fn redacted_rates(rates: &Rates) -> impl Iterator<Item = (String, Value)> {
+    let Rates { standard, heavy, work, credentials, failed_auth_per_minute } = *rates;
+    let classes =
+        [("", standard), ("heavy_", heavy), ("work_", work), ("credentials_", credentials)];
+    let failed = failed_auth_per_minute.map_or(0, NonZeroU32::get);
+    classes
+        .into_iter()
+        .flat_map(|(class, rate)| {
+            let (rate, burst) = rate.map_or((0, 0), |r| (r.per_second.get(), r.burst.get()));
+            [
+                (format!("{class}requests_per_second"), rate.into()),
+                (format!("{class}burst"), burst.into()),
+            ]
+        })
+        .chain([("failed_auth_per_minute".to_owned(), failed.into())])
 }
 
 fn redacted_auth(auth: &Auth) -> Value {

@@ -9,7 +9,7 @@ pub mod history;
 pub mod ids;
 pub mod json;
 pub mod namespace;
-mod network;
+pub mod network;
 pub mod permission;
 pub mod principal;
 pub mod secret;

@@ -52,7 +52,8 @@ pub fn verb_not_allowed(allow: &str, request_id: Option<&str>) -> Response<Body>
 #[derive(Debug)]
 pub(in crate::gateway) struct Rendered {
     http: StatusCode,
-    retry_after: Option<Duration>,
+    /// In seconds.
+    retry_after: Option<u64>,
     request_id: Option<String>,
     /// The JSON.
     body: Vec<u8>,
@@ -160,6 +161,10 @@ impl Rendered {
         if let Some(id) = request_id {
             member("request_id", id, &mut body);
         }
+        let retry_after = retry_after.filter(|_| says_when(parts.http)).map(whole_seconds);
+        if let Some(seconds) = retry_after {
+            body.extend_from_slice(format!(",\"retry_after\":{seconds}").as_bytes());
+        }
         body.extend_from_slice(b",\"details\":[");
         let mut first = true;
         for detail in parts.details {
@@ -187,18 +192,24 @@ impl Rendered {
         if self.http == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if matches!(self.http, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
-            && let Some(delay) = self.retry_after
-        {
-            // Up: whoever comes on time must not be too early.
-            let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
-            headers.insert(header::RETRY_AFTER, seconds.max(1).into());
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
         }
         if let Some(id) = self.request_id.and_then(|id| HeaderValue::try_from(id).ok()) {
             headers.insert("x-request-id", id);
         }
         response
     }
+}
+
+/// Whether an answer of this status says when to come again.
+fn says_when(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+}
+
+/// Up: whoever comes on time must not be too early.
+fn whole_seconds(delay: Duration) -> u64 {
+    (delay.as_secs() + u64::from(delay.subsec_nanos() > 0)).max(1)
 }
 
 /// An answer in JSON with the headers that every answer of the API has.

@@ -116,6 +116,9 @@ async fn retry_info_becomes_retry_after_rounded_up() {
         let status = Status::with_error_details(code, "later", details);
         let (_, headers, body) = read(response(&status, None)).await;
         assert_eq!(headers.get("retry-after").map(|value| value.to_str().unwrap()), header);
+        let number = header.map(|text| text.parse::<u64>().unwrap());
+        assert_eq!(body["retry_after"].as_u64(), number);
+        assert_eq!(body.get("retry_after").is_some(), header.is_some());
         assert_eq!(body["details"][0]["@type"], "type.googleapis.com/google.rpc.RetryInfo");
     }
 }

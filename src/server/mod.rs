@@ -7,6 +7,7 @@ mod listen;
 mod observe;
 mod origin;
 mod pages;
+mod peer;
 mod spawn;
 mod stack;
 pub mod telemetry;
@@ -127,14 +128,15 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     let authenticator = Authenticator::new(&settings.auth)?;
     let routes = Routes::from_pool(&pool)?;
     // Bound before the store is opened, so that a taken port changes nothing.
-    let grpc_port = bind("gRPC", settings.server.grpc_listen).await?;
-    let http_port = bind("REST", settings.server.http_listen).await?;
+    let ports = bind(&settings.server).await?;
 
     let shutdown = CancellationToken::new();
     let floor = Floor::new();
     let store = open(settings, Arc::clone(&floor), Arc::clone(&clock)).await?;
     let admin = admin(&authenticator, settings, Arc::clone(&store), Arc::clone(&clock)).await?;
-    let gate = Gate::new(authenticator, Some(Arc::clone(&store)), Arc::clone(&clock));
+    let credentials = Some(Arc::clone(&store));
+    let rates = &settings.limits.rates;
+    let gate = Gate::new(authenticator, credentials, rates, Arc::clone(&clock));
     let engine = Engine::new(Arc::clone(&store), floor, Arc::clone(&clock), lease_terms(settings));
     let readiness = Readiness::new(Arc::clone(&engine));
     let streams = TaskTracker::new();
@@ -154,6 +156,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         table,
         gate,
         origins: origins(settings),
+        trusted_proxies: limits.trusted_proxies.clone(),
         routes,
         gateway: Gateway::new(&pool, limits.into())?,
         calls: Observed::new(services, room(limits, &shutdown)),
@@ -165,8 +168,8 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     loops.spawn(admin::note_uses(admin, System::permit(), shutdown.clone()));
     loops.spawn(tidy(metrics, shutdown.clone()));
 
-    let (grpc, http) = (grpc_port.address(), http_port.address());
-    let listeners = listen([grpc_port, http_port], &stack, limits, &shutdown);
+    let [grpc, http] = ports.each_ref().map(Listener::address);
+    let listeners = listen(ports, &stack, limits, &shutdown);
     readiness.set(Phase::Serving);
     readiness.report().await;
     loops.spawn(readiness.clone().run(shutdown.clone()));
@@ -239,8 +242,12 @@ async fn tidy(metrics: PrometheusHandle, shutdown: CancellationToken) {
     }
 }
 
-async fn bind(what: &'static str, address: SocketAddr) -> Result<Listener, Error> {
-    Listener::bind(address).await.map_err(|source| Error::Bind { what, address, source })
+/// The listeners of gRPC and REST.
+async fn bind(settings: &config::Server) -> Result<[Listener; 2], Error> {
+    let bind = async |what, address| {
+        Listener::bind(address).await.map_err(|source| Error::Bind { what, address, source })
+    };
+    Ok([bind("gRPC", settings.grpc_listen).await?, bind("REST", settings.http_listen).await?])
 }
 
 async fn open(

@@ -109,7 +109,10 @@ pub(super) fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        HeaderValue::from_static("x-request-id, retry-after"),
+        HeaderValue::from_static(
+            "x-request-id, retry-after, x-ratelimit-limit, x-ratelimit-remaining, \
+             x-ratelimit-reset",
+        ),
     );
     headers.append(header::VARY, HeaderValue::from_static("origin"));
 }
@@ -217,6 +220,19 @@ mod tests {
         ] {
             assert_eq!(from(&[bad]).unwrap_err().reason, Reason::OriginNotAllowed, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn ze_47_a_page_may_read_what_is_left() {
+        let mut headers = HeaderMap::new();
+        allow(&mut headers, HeaderValue::from_static("https://console.example"));
+        let exposed = headers.get(header::ACCESS_CONTROL_EXPOSE_HEADERS).unwrap();
+        let exposed: Vec<&str> = exposed.to_str().unwrap().split(", ").collect();
+        for name in [crate::server::peer::LIMIT, crate::server::peer::REMAINING] {
+            assert!(exposed.contains(&name.as_str()), "{name}: {exposed:?}");
+        }
+        assert!(exposed.contains(&crate::server::peer::RESET.as_str()), "{exposed:?}");
+        assert!(exposed.contains(&"retry-after"), "{exposed:?}");
     }
 
     #[test]

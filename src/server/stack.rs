@@ -15,11 +15,11 @@ use super::{
     observe::{Observation, Observed, Surface},
     origin::{self, Origins},
     pages::{Page, Pages},
-    telemetry,
+    peer, telemetry,
 };
 use crate::{
-    access::{Gate, Kind, MethodRule, Reason, Refusal, Table},
-    domain::RequestId,
+    access::{Caller, Gate, Kind, MethodRule, Reason, Refusal, Table},
+    domain::{Network, RequestId},
     gateway::{self, Classified, Gateway, RestCall, Routes},
     grpc::{TraceParent, status},
 };
@@ -35,6 +35,8 @@ pub(super) struct Stack {
     pub(super) gate: Gate,
     /// Where calls may come from.
     pub(super) origins: Origins,
+    /// Proxies that say where a call comes from.
+    pub(super) trusted_proxies: Vec<Network>,
     /// The REST routes.
     pub(super) routes: Routes,
     /// REST to gRPC and back.
@@ -128,13 +130,18 @@ impl Stack {
         };
         tracing::Span::current().record("method", &*rule.full_name);
         let call = Observation::begin(Arc::clone(&rule), surface);
-        let caller = match self.gate.enter(&rule, request.headers(), id, Some(peer.ip())).await {
+        let client = peer::client(peer.ip(), request.headers(), &self.trusted_proxies);
+        let caller = match self.gate.enter(&rule, request.headers(), id, Some(client)).await {
             Ok(caller) => caller,
             Err(refusal) => {
                 call.end(status::code(refusal.kind));
-                return refuse(refusal.into(), id, surface, request).await;
+                let rate = refusal.rate;
+                let mut response = refuse(refusal.into(), id, surface, request).await;
+                peer::show(response.headers_mut(), rate);
+                return response;
             }
         };
+        let rate = caller.as_ref().and_then(Caller::rate);
         let mut request = request;
         let extensions = request.extensions_mut();
         extensions.insert(id);
@@ -142,7 +149,7 @@ impl Stack {
         if let Some(caller) = caller {
             extensions.insert(caller);
         }
-        match rest {
+        let mut response = match rest {
             Some(call) => {
                 self.gateway.serve(call, request, self.calls.clone()).await.map(Body::new)
             }
@@ -150,7 +157,9 @@ impl Stack {
                 Ok(response) => response,
                 Err(never) => match never {},
             },
-        }
+        };
+        peer::show(response.headers_mut(), rate);
+        response
     }
 
     /// One method from the table, or nothing (SE-12).

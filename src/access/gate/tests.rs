@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     io,
+    num::NonZeroU32,
     sync::{
         Mutex,
         atomic::{AtomicI64, Ordering},
@@ -66,24 +67,28 @@ fn keys() -> Vec<ApiKey> {
     ]
 }
 
-fn gate_with(mode: config::Mode) -> (Gate, Arc<HeldClock>) {
+fn gate_with(mode: config::Mode, rates: &Rates) -> (Gate, Arc<HeldClock>) {
     let clock = Arc::new(HeldClock(AtomicI64::new(NOW)));
     let auth = Auth {
         mode,
         extra_permissions: BTreeSet::default(),
         jwt_token_expiry: Duration::from_hours(1),
     };
-    let gate = Gate::new(Authenticator::new(&auth).unwrap(), None, Arc::<HeldClock>::clone(&clock));
-    (gate, clock)
+    let authenticator = Authenticator::new(&auth).unwrap();
+    (Gate::new(authenticator, None, rates, Arc::<HeldClock>::clone(&clock)), clock)
 }
 
-fn gate() -> (Gate, Arc<HeldClock>) {
-    gate_with(config::Mode::On(Box::new(Credentials {
+fn with_keys() -> config::Mode {
+    config::Mode::On(Box::new(Credentials {
         jwt: None,
         api_key_header: HeaderName::from_static("x-api-key"),
         api_keys_enabled: true,
         api_keys: keys(),
-    })))
+    }))
+}
+
+fn gate() -> (Gate, Arc<HeldClock>) {
+    gate_with(with_keys(), &Rates::default())
 }
 
 fn table() -> Table {
@@ -246,7 +251,7 @@ fn se_01_the_gate_asks_for_any_grant_and_the_permit_for_one() {
 
 #[test]
 fn tk_01_auth_off_passes_the_same_gate() {
-    let (gate, _) = gate_with(config::Mode::Off);
+    let (gate, _) = gate_with(config::Mode::Off, &Rates::default());
     for method in table().iter() {
         let caller = admit(&gate, method, "").unwrap();
         assert_eq!(caller.is_none(), matches!(method.rule, Rule::Public(_)));
@@ -274,7 +279,7 @@ fn gate_with_jwt() -> (Gate, Arc<HeldClock>, HeaderMap) {
         },
     )
     .unwrap();
-    let (gate, clock) = gate_with(config::Mode::On(Box::new(Credentials {
+    let mode = config::Mode::On(Box::new(Credentials {
         jwt: Some(config::Jwt {
             public_key: pair.public,
             origin: "a test".to_owned(),
@@ -290,7 +295,8 @@ fn gate_with_jwt() -> (Gate, Arc<HeldClock>, HeaderMap) {
         api_key_header: HeaderName::from_static("x-api-key"),
         api_keys_enabled: true,
         api_keys: keys(),
-    })));
+    }));
+    let (gate, clock) = gate_with(mode, &Rates::default());
     let mut headers = HeaderMap::new();
     headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
     (gate, clock, headers)
@@ -461,4 +467,46 @@ fn tk_58_a_flood_of_failures_is_cut_and_counted() {
     });
     assert_eq!(lines.len(), 101);
     assert!(lines[100].contains("suppressed=400"), "{}", lines[100]);
+}
+
+fn limited_gate() -> (Gate, Arc<HeldClock>) {
+    let one = NonZeroU32::MIN;
+    let rates = Rates {
+        standard: Some(config::Rate { per_second: one, burst: one }),
+        failed_auth_per_minute: Some(one),
+        ..Rates::default()
+    };
+    gate_with(with_keys(), &rates)
+}
+
+#[test]
+fn ze_48_the_order_is_credential_permission_rate() {
+    let (gate, clock) = limited_gate();
+    let (list, create) = ("TaskService/ListTasks", "TaskService/CreateTask");
+    let rate = admit(&gate, &rule(list), "k-reader").unwrap().unwrap().rate().unwrap();
+    assert_eq!((rate.limit, rate.remaining), (1, 0));
+    assert_eq!(refused(&gate, list, "k-reader").1, Reason::RateLimited);
+    // Forbidden stays forbidden with an empty bucket, and takes nothing.
+    assert_eq!(refused(&gate, create, "k-reader").1, Reason::PermissionMissing);
+    clock.forward(1);
+    assert_eq!(refused(&gate, create, "k-reader").1, Reason::PermissionMissing);
+    assert!(admit(&gate, &rule(list), "k-reader").is_ok());
+    let public = rule("HealthService/CheckHealth");
+    assert!((0..100).all(|_| admit(&gate, &public, "k-reader").is_ok()));
+}
+
+#[test]
+fn se_43_failures_never_block_a_good_credential() {
+    let (gate, clock) = limited_gate();
+    let list = "TaskService/ListTasks";
+    assert_eq!(refused(&gate, list, "garbage").1, Reason::CredentialsInvalid);
+    let refusal = admit(&gate, &rule(list), "garbage").unwrap_err();
+    assert_eq!((refusal.kind, refusal.reason), (Kind::TooMany, Reason::RateLimited));
+    assert_eq!(refusal.retry_after, Some(Duration::from_mins(1)));
+    // The same address all the time.
+    assert!(admit(&gate, &rule(list), "k-root").is_ok());
+    assert_eq!(refused(&gate, list, "").1, Reason::CredentialsMissing);
+    clock.forward(60);
+    assert!((0..10).all(|_| refused(&gate, list, "").1 == Reason::CredentialsMissing));
+    assert_eq!(refused(&gate, list, "garbage").1, Reason::CredentialsInvalid);
 }

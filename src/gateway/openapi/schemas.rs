@@ -214,6 +214,10 @@ fn error_schema() -> Value {
             "code": text("The code of gRPC, as `NOT_FOUND`."),
             "reason": text("Why, stable; `bailiwick.v1.Reason` lists them."),
             "request_id": text("The id of the request and of its decision."),
+            "retry_after": {
+                "type": "integer",
+                "description": "With 429 and 503: in how many seconds to come again.",
+            },
             "details": {
                 "type": "array",
                 "description": "Messages of `google.rpc`, by their `@type`.",

@@ -1,0 +1,84 @@
+//! How many calls are taken, and who may speak for others.
+
+use std::num::NonZeroU32;
+
+use super::{Error, number, raw};
+use crate::domain::Network;
+
+/// The most calls a second that a limit may allow; more is no limit.
+const PER_SECOND_MAX: u64 = 1_000_000;
+
+/// A bucket of calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many calls come back in a second.
+    pub per_second: NonZeroU32,
+    /// How many calls may come at once.
+    pub burst: NonZeroU32,
+}
+
+/// The limits on calls, each per credential; none means there is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Ordinary calls.
+    pub standard: Option<Rate>,
+    /// Calls that read a lot.
+    pub heavy: Option<Rate>,
+    /// A worker's calls.
+    pub work: Option<Rate>,
+    /// Calls about credentials.
+    pub credentials: Option<Rate>,
+    /// Failed authentications per address and minute.
+    pub failed_auth_per_minute: Option<NonZeroU32>,
+}
+
+pub(super) fn rates(raw: &raw::Limits) -> Result<Rates, Error> {
+    let common = (raw.requests_per_second, raw.burst);
+    let class = |name: &str, own: Option<u64>, burst: Option<u64>| {
+        // A class with a rate of its own has no other's burst.
+        let default = if own.is_some() { 0 } else { common.1 };
+        rate(name, own.unwrap_or(common.0), burst.unwrap_or(default))
+    };
+    Ok(Rates {
+        standard: rate("", common.0, common.1)?,
+        heavy: class("heavy_", raw.heavy_requests_per_second, raw.heavy_burst)?,
+        work: class("work_", raw.work_requests_per_second, raw.work_burst)?,
+        credentials: class(
+            "credentials_",
+            raw.credentials_requests_per_second,
+            raw.credentials_burst,
+        )?,
+        failed_auth_per_minute: number(
+            "limits.failed_auth_per_minute",
+            raw.failed_auth_per_minute,
+            0,
+            PER_SECOND_MAX,
+        )
+        .map(NonZeroU32::new)?,
+    })
+}
+
+fn rate(class: &str, per_second: u64, burst: u64) -> Result<Option<Rate>, Error> {
+    let key = format!("limits.{class}requests_per_second");
+    let per_second = NonZeroU32::new(number(&key, per_second, 0, PER_SECOND_MAX)?);
+    let key = format!("limits.{class}burst");
+    let burst = NonZeroU32::new(number(&key, burst, 0, PER_SECOND_MAX)?);
+    match (per_second, burst) {
+        (Some(per_second), burst) => {
+            Ok(Some(Rate { per_second, burst: burst.unwrap_or(per_second) }))
+        }
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(Error::invalid(
+            &key,
+            format!("limits nothing without limits.{class}requests_per_second"),
+        )),
+    }
+}
+
+pub(super) fn proxies(raw: &[String]) -> Result<Vec<Network>, Error> {
+    let parsed = raw.iter().map(|text| {
+        Network::parse(text)
+            .map_err(|wrong| Error::invalid("limits.trusted_proxies", format!("`{text}`: {wrong}")))
+    });
+    parsed.collect()
+}

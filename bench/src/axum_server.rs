@@ -13,7 +13,7 @@ use axum::{
 };
 use bailiwick::{
     access::{Caller, Gate, Kind, MethodRule, Refusal, Table},
-    authn::Authenticator,
+    authn::{Authenticator, Evidence},
     authz::System,
     config::{Settings, Storage},
     domain::{Clock, RequestId, TaskId, Timestamp, task::Task},
@@ -91,7 +91,8 @@ impl House {
         peer: SocketAddr,
     ) -> Result<Caller, Failure> {
         let id = RequestId::from_random(rand::random());
-        let caller = self.gate.enter(rule, headers, id, Some(peer.ip())).await?;
+        let evidence = Evidence { headers, certificate: None, peer: Some(peer.ip()) };
+        let caller = self.gate.enter(rule, evidence, id).await?;
         caller.ok_or_else(|| Failure(StatusCode::UNAUTHORIZED, "no caller".to_owned()))
     }
 }

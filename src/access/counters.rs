@@ -9,7 +9,8 @@ use metrics::Counter;
 use super::table::RateClass;
 use crate::domain::{Permission, principal::Method};
 
-const METHODS: [Method; 4] = [Method::ApiKey, Method::Jwt, Method::Token, Method::None];
+const METHODS: [Method; 5] =
+    [Method::ApiKey, Method::Jwt, Method::Token, Method::Certificate, Method::None];
 
 /// What became of a call's credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

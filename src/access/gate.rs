@@ -4,8 +4,6 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
-use http::HeaderMap;
-
 use super::{
     call::Caller,
     counters::{Counters, Limited, Outcome},
@@ -15,7 +13,7 @@ use super::{
     throttle::Throttle,
 };
 use crate::{
-    authn::{Accepted, Authenticator, Fault, Issue, Rejected},
+    authn::{Accepted, Authenticator, Evidence, Fault, Issue, Rejected},
     config::Rates,
     domain::{Clock, Permission, Principal, RequestId, Scope, Timestamp, principal::Source},
     storage::Store,
@@ -82,16 +80,15 @@ impl Gate {
         }))
     }
 
-    /// Decides about a call by its headers alone, before its body is read. A
+    /// Decides about a call by what comes with it, before its body is read. A
     /// public RPC has no caller, whatever credential comes with it (TK-53).
     pub async fn enter(
         &self,
         method: &MethodRule,
-        headers: &HeaderMap,
+        evidence: Evidence<'_>,
         request: RequestId,
-        peer: Option<IpAddr>,
     ) -> Result<Option<Caller>, Refusal> {
-        let Some((caller, counted)) = self.admit(method, headers, request, peer)? else {
+        let Some((caller, counted)) = self.admit(method, evidence, request)? else {
             return Ok(None);
         };
         if let Some(issue) = counted {
@@ -104,18 +101,18 @@ impl Gate {
     fn admit(
         &self,
         method: &MethodRule,
-        headers: &HeaderMap,
+        evidence: Evidence<'_>,
         request: RequestId,
-        peer: Option<IpAddr>,
     ) -> Result<Admitted, Refusal> {
         if let Rule::Public(_) = method.rule {
             return Ok(None);
         }
+        let peer = evidence.peer;
         let call = Call { rpc: &method.full_name, request, peer, now: self.0.clock.now() };
         let accepted = self
             .0
             .authenticator
-            .authenticate(headers, peer, call.now)
+            .authenticate(evidence, call.now)
             .map_err(|rejected| self.0.reject(call, &rejected))?;
         self.0.accept(call, &accepted);
 

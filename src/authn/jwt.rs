@@ -90,6 +90,9 @@ pub enum Fault {
     /// Its time has not come.
     #[error("not valid yet")]
     NotYetValid,
+    /// A client certificate that names nobody.
+    #[error("the client certificate: {0}")]
+    Certificate(&'static str),
     /// Permissions that nobody knows.
     #[error("unknown permissions: {}", .0.join(", "))]
     UnknownPermissions(Vec<String>),
@@ -120,12 +123,13 @@ impl Fault {
             Self::Audience => "audience",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
+            Self::Certificate(_) => "certificate",
             Self::UnknownPermissions(_) => "unknown_permissions",
         }
     }
 
     /// Every label, so that each counter stands from the start.
-    pub(crate) const LABELS: [&'static str; 20] = [
+    pub(crate) const LABELS: [&'static str; 21] = [
         "ambiguous",
         "scheme",
         "unknown_key",
@@ -145,6 +149,7 @@ impl Fault {
         "audience",
         "expired",
         "not_yet_valid",
+        "certificate",
         "unknown_permissions",
     ];
 
@@ -172,6 +177,7 @@ impl Fault {
             | Self::ClaimInvalid(..)
             | Self::Issuer
             | Self::Audience
+            | Self::Certificate(_)
             | Self::UnknownPermissions(_) => Unauthenticated::Invalid,
         }
     }

@@ -5,6 +5,7 @@
 //! `authz`), and how a refusal is told (`access`).
 
 mod cache;
+mod certificate;
 mod headers;
 mod issued;
 mod json;
@@ -33,10 +34,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     cache::{Cache, Verified},
+    certificate::Mapping,
     headers::Presented,
     jwt::{Policy, Verifier},
 };
 pub use self::{
+    certificate::ClientCertificate,
     issued::{Issue, Issued},
     jwt::Fault,
     pem::PublicKey,
@@ -116,6 +119,17 @@ impl Session {
     }
 }
 
+/// What a call brings along.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// Its connection's certificate.
+    pub certificate: Option<&'a ClientCertificate>,
+    /// The client's address.
+    pub peer: Option<IpAddr>,
+}
+
 /// A caller that is known.
 #[derive(Debug)]
 pub struct Accepted {
@@ -170,6 +184,7 @@ struct Holders {
     api_keys_enabled: bool,
     api_keys: HashMap<[u8; 32], KeyHolder>,
     jwt: Option<JwtHolders>,
+    certificates: Mapping,
 }
 
 struct KeyHolder {
@@ -228,11 +243,11 @@ impl Authenticator {
         holders.api_keys.values().map(shown).collect()
     }
 
-    /// The principal behind a call's headers; `peer` is the client's address.
+    /// The principal behind a call's headers, or behind its connection's
+    /// certificate when they hold no credential at all.
     pub fn authenticate(
         &self,
-        headers: &HeaderMap,
-        peer: Option<IpAddr>,
+        evidence: Evidence<'_>,
         now: Timestamp,
     ) -> Result<Accepted, Rejected> {
         let holders = match &self.known {
@@ -246,7 +261,14 @@ impl Authenticator {
             }
             Known::Holders(holders) => holders,
         };
-        let accepted = match headers::presented(headers, &holders.api_key_header)? {
+        let Evidence { headers, certificate, peer } = evidence;
+        let presented = headers::presented(headers, &holders.api_key_header);
+        if let (Err(Rejected { why: Unauthenticated::Missing, .. }), Some(certificate)) =
+            (&presented, certificate)
+        {
+            return holders.certificates.accept(certificate, now, &self.revoked);
+        }
+        let accepted = match presented? {
             Presented::ApiKey(key) => {
                 let digest = Sha256::digest(key.as_bytes()).into();
                 holders
@@ -284,7 +306,7 @@ impl Authenticator {
     ) -> Result<Accepted, Rejected> {
         let unknown = match presented {
             Method::ApiKey => Fault::UnknownKey,
-            Method::Jwt | Method::Token | Method::None => Fault::UnknownToken,
+            Method::Jwt | Method::Token | Method::Certificate | Method::None => Fault::UnknownToken,
         };
         let rejected = |fault: Fault| Rejected { why: fault.why(), method: presented, fault };
         // The checksum spares the look-up for what is none of ours.
@@ -352,12 +374,10 @@ impl Holders {
             })
         });
         let jwt = jwt.transpose()?;
-        Ok(Self {
-            api_key_header: credentials.api_key_header.clone(),
-            api_keys_enabled: credentials.api_keys_enabled,
-            api_keys,
-            jwt,
-        })
+        let certificates = Mapping::new(&credentials.certificates);
+        let api_key_header = credentials.api_key_header.clone();
+        let api_keys_enabled = credentials.api_keys_enabled;
+        Ok(Self { api_key_header, api_keys_enabled, api_keys, jwt, certificates })
     }
 
     fn api_key(&self, digest: &[u8; 32], now: Timestamp) -> Option<Accepted> {

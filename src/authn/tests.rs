@@ -79,6 +79,7 @@ fn authenticator(jwt: Option<Jwt>, api_keys: Vec<ApiKey>) -> Authenticator {
 fn try_authenticator(jwt: Option<Jwt>, api_keys: Vec<ApiKey>) -> Result<Authenticator, Error> {
     Authenticator::new(&Auth {
         mode: Mode::On(Box::new(Credentials {
+            certificates: crate::config::Certificates::default(),
             jwt,
             api_key_header: HeaderName::from_static("x-api-key"),
             api_keys_enabled: true,
@@ -100,6 +101,11 @@ fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
 
 fn bearer(token: &str) -> HeaderMap {
     headers(&[("authorization", &format!("Bearer {token}"))])
+}
+
+/// Headers without a certificate, from nowhere.
+fn alone(headers: &HeaderMap) -> Evidence<'_> {
+    Evidence { headers, certificate: None, peer: None }
 }
 
 fn claims() -> Value {
@@ -137,7 +143,7 @@ fn without(name: &str) -> Value {
 }
 
 fn accept(settings: Jwt, token: &str) -> Result<Accepted, Rejected> {
-    authenticator(Some(settings), Vec::new()).authenticate(&bearer(token), None, now())
+    authenticator(Some(settings), Vec::new()).authenticate(alone(&bearer(token)), now())
 }
 
 fn fault(claims: &Value) -> Fault {
@@ -532,7 +538,7 @@ fn tk_44_to_47_an_api_key_is_a_principal_by_its_description() {
         headers(&[("authorization", "bearer k-1")]),
         headers(&[("authorization", "BEARER   k-1")]),
     ] {
-        let accepted = authenticator.authenticate(&presented, None, now()).unwrap();
+        let accepted = authenticator.authenticate(alone(&presented), now()).unwrap();
         let principal = &accepted.session.principal;
         assert_eq!(&*principal.identity.subject, "Monitoring");
         assert_eq!(principal.identity.source, Source::Config);
@@ -541,11 +547,11 @@ fn tk_44_to_47_an_api_key_is_a_principal_by_its_description() {
         assert_eq!(principal.credential_id.len(), 12);
     }
     let refused =
-        authenticator.authenticate(&headers(&[("x-api-key", "k-2")]), None, now()).unwrap_err();
+        authenticator.authenticate(alone(&headers(&[("x-api-key", "k-2")])), now()).unwrap_err();
     assert_eq!((refused.why, refused.method), (Unauthenticated::Invalid, Method::ApiKey));
-    let refused = authenticator.authenticate(&bearer("k-2"), None, now()).unwrap_err();
+    let refused = authenticator.authenticate(alone(&bearer("k-2")), now()).unwrap_err();
     assert_eq!((refused.why, refused.method), (Unauthenticated::Invalid, Method::Token));
-    let refused = authenticator.authenticate(&bearer("a.b.c"), None, now()).unwrap_err();
+    let refused = authenticator.authenticate(alone(&bearer("a.b.c")), now()).unwrap_err();
     assert_eq!((refused.fault, refused.method), (Fault::NoJwtKey, Method::Jwt));
 }
 
@@ -554,7 +560,7 @@ fn se_14_doubled_joined_and_odd_credentials_are_refused() {
     use Unauthenticated::{Ambiguous, Invalid, Missing};
     let authenticator = authenticator(None, vec![api_key("good", "A", "tasks:read")]);
     let why = |pairs: &[(&str, &str)]| {
-        authenticator.authenticate(&headers(pairs), None, now()).map(|_| ()).map_err(|no| no.why)
+        authenticator.authenticate(alone(&headers(pairs)), now()).map(|_| ()).map_err(|no| no.why)
     };
     let cases: &[(&[(&str, &str)], Unauthenticated)] = &[
         (&[], Missing),
@@ -588,9 +594,9 @@ fn se_14_doubled_joined_and_odd_credentials_are_refused() {
 fn a_jwt_does_not_pass_as_an_api_key() {
     let authenticator = authenticator(Some(jwt_settings(&rsa().public)), Vec::new());
     let token = rs256(&claims());
-    assert!(authenticator.authenticate(&bearer(&token), None, now()).is_ok());
+    assert!(authenticator.authenticate(alone(&bearer(&token)), now()).is_ok());
     // Also not from the cache.
-    let refused = authenticator.authenticate(&headers(&[("x-api-key", &token)]), None, now());
+    let refused = authenticator.authenticate(alone(&headers(&[("x-api-key", &token)])), now());
     assert_eq!(refused.unwrap_err().fault, Fault::UnknownKey);
 }
 
@@ -604,7 +610,7 @@ fn tk_57_a_credential_is_fresh_once_a_minute() {
             .into_iter()
             .map(|after| {
                 let at = Timestamp::from_seconds(NOW + after);
-                authenticator.authenticate(&presented, None, at).unwrap().fresh
+                authenticator.authenticate(alone(&presented), at).unwrap().fresh
             })
             .collect();
         assert_eq!(fresh, [true, false, false, true, false, false, true]);
@@ -616,7 +622,7 @@ fn se_16_a_cached_token_ends_when_it_expires() {
     let authenticator = authenticator(Some(jwt_settings(&rsa().public)), Vec::new());
     let presented = bearer(&rs256(&with("exp", json!(NOW + 10))));
     let at =
-        |after| authenticator.authenticate(&presented, None, Timestamp::from_seconds(NOW + after));
+        |after| authenticator.authenticate(alone(&presented), Timestamp::from_seconds(NOW + after));
     let first = at(0).unwrap();
     let second = at(9).unwrap();
     assert!(Arc::ptr_eq(&first.session, &second.session));
@@ -628,12 +634,12 @@ fn se_16_revoked_credentials_are_refused_from_the_cache_too() {
     let authenticator =
         authenticator(Some(jwt_settings(&rsa().public)), vec![api_key("k", "A", "tasks:read")]);
     let token = bearer(&rs256(&claims()));
-    let session = authenticator.authenticate(&token, None, now()).unwrap().session;
+    let session = authenticator.authenticate(alone(&token), now()).unwrap().session;
     assert!(!session.revoked.is_cancelled());
     authenticator.revoke_all();
     assert!(session.revoked.is_cancelled());
     for presented in [token, headers(&[("x-api-key", "k")])] {
-        let refused = authenticator.authenticate(&presented, None, now()).unwrap_err();
+        let refused = authenticator.authenticate(alone(&presented), now()).unwrap_err();
         assert_eq!(refused.why, Unauthenticated::Revoked);
     }
 }
@@ -647,7 +653,7 @@ fn tk_01_auth_off_is_one_explicit_principal() {
     })
     .unwrap();
     for presented in [HeaderMap::new(), bearer("garbage")] {
-        let accepted = off.authenticate(&presented, None, now()).unwrap();
+        let accepted = off.authenticate(alone(&presented), now()).unwrap();
         assert_eq!(*accepted.session.principal, Principal::auth_off());
     }
 }

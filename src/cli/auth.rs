@@ -12,7 +12,7 @@ use std::{
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use super::{Connection, Error, Format, Result, credentials, output, view};
+use super::{Connection, Error, Format, Result, certs, credentials, output, view};
 use crate::{
     authn::{
         PublicKey,
@@ -36,6 +36,11 @@ pub(super) enum Command {
         after_help = "Examples:\n  bailiwick auth generate-keys --output-dir ./keys\n  bailiwick auth generate-keys --algorithm EdDSA --force"
     )]
     GenerateKeys(GenerateKeys),
+    /// Make certificates to try TLS with: an authority, a server's, clients'
+    #[command(
+        after_help = "Examples:\n  bailiwick auth generate-certs\n  bailiwick auth generate-certs --host bailiwick.internal --spiffe spiffe://shop.example/worker"
+    )]
+    GenerateCerts(certs::GenerateCerts),
     /// Print a JWT signed with a private key, and nothing else
     #[command(
         after_help = "Examples:\n  bailiwick auth generate-token --permissions tasks:create,tasks:read --subject ci \\\n      --private-key keys/jwt-private-key.pem --namespaces shop --expiry-hours 1"
@@ -203,6 +208,7 @@ pub(super) async fn run(
     match command {
         Command::ShowPermissions => show_permissions(format),
         Command::GenerateKeys(args) => generate_keys(&args),
+        Command::GenerateCerts(args) => certs::generate(&args),
         Command::GenerateToken(args) => generate_token(args, config),
         Command::ValidateToken(args) => validate_token(args, connection, format),
         Command::MintToken(args) => credentials::mint(args, connection, format).await,

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bailiwick_client::{Auth, Client, Endpoint};
+use bailiwick_client::{Auth, Client, ClientBuilder, Endpoint};
 use clap::Args;
 use serde::Deserialize;
 
@@ -55,6 +55,33 @@ pub(crate) struct Connection {
     /// The header that carries the API key [default: X-API-Key]
     #[arg(long, global = true, value_name = "NAME", help_heading = "Connection")]
     api_key_header: Option<String>,
+    /// The authority of an https server, a PEM file; the system's by default
+    #[arg(
+        long,
+        global = true,
+        env = "BAILIWICK_TLS_CA",
+        value_name = "FILE",
+        help_heading = "Connection"
+    )]
+    tls_ca: Option<PathBuf>,
+    /// A client certificate for an https server, a PEM file; with --tls-key
+    #[arg(
+        long,
+        global = true,
+        env = "BAILIWICK_TLS_CERT",
+        value_name = "FILE",
+        help_heading = "Connection"
+    )]
+    tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert, a PEM file
+    #[arg(
+        long,
+        global = true,
+        env = "BAILIWICK_TLS_KEY",
+        value_name = "FILE",
+        help_heading = "Connection"
+    )]
+    tls_key: Option<PathBuf>,
 }
 
 /// Shows which flags are set, never their secrets.
@@ -76,14 +103,15 @@ struct Profile {
     token_file: Option<PathBuf>,
     api_key: Option<String>,
     api_key_header: Option<String>,
+    tls_ca: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
 }
 
 impl Connection {
     /// Connects to the server.
     pub(crate) async fn client(&self) -> Result<Client> {
-        let (url, auth) = self.resolve(|name| std::env::var(name).ok(), &profile_path())?;
-        let builder = Client::builder(url).auth(auth).user_agent("bailiwick-cli");
-        Ok(builder.connect().await?)
+        Ok(self.builder()?.user_agent("bailiwick-cli").connect().await?)
     }
 
     /// The token alone, for commands that look at it.
@@ -99,8 +127,47 @@ impl Connection {
     /// A client that connects with its first call: a worker waits for its
     /// server.
     pub(crate) fn lazy_client(&self) -> Result<Client> {
-        let (url, auth) = self.resolve(|name| std::env::var(name).ok(), &profile_path())?;
-        Ok(Client::builder(url).auth(auth).user_agent("bailiwick-worker").connect_lazy()?)
+        Ok(self.builder()?.user_agent("bailiwick-worker").connect_lazy()?)
+    }
+
+    fn builder(&self) -> Result<ClientBuilder> {
+        let profile = profile_path();
+        let (url, auth) = self.resolve(|name| std::env::var(name).ok(), &profile)?;
+        self.tls(Client::builder(&url).auth(auth), &url, &profile)
+    }
+
+    /// The files of TLS; a certificate and its key come from one place.
+    fn tls(&self, builder: ClientBuilder, url: &str, profile: &Path) -> Result<ClientBuilder> {
+        let named = self.tls_ca.is_some() || self.tls_cert.is_some() || self.tls_key.is_some();
+        if !url.starts_with("https://") {
+            if named {
+                return Err(Error::Usage(format!(
+                    "--tls-ca, --tls-cert and --tls-key are for an https:// server, not {url}"
+                )));
+            }
+            return Ok(builder);
+        }
+        let file = read_profile(profile)?;
+        // Relative to the file that names it.
+        let folder = profile.parent().unwrap_or_else(|| Path::new("."));
+        let beside = |path: PathBuf| folder.join(path);
+        let builder = match self.tls_ca.clone().or_else(|| file.tls_ca.map(beside)) {
+            Some(path) => builder.ca_certificate(read_file(&path)?),
+            None => builder,
+        };
+        let own = (self.tls_cert.clone(), self.tls_key.clone());
+        let pair = match own {
+            (None, None) => (file.tls_cert.map(beside), file.tls_key.map(beside)),
+            own => own,
+        };
+        match pair {
+            (Some(cert), Some(key)) => {
+                Ok(builder.client_identity(read_file(&cert)?, read_file(&key)?))
+            }
+            (None, None) => Ok(builder),
+            (Some(_), None) => Err(half("tls-cert", "tls-key")),
+            (None, Some(_)) => Err(half("tls-key", "tls-cert")),
+        }
     }
 
     fn resolve(
@@ -157,6 +224,10 @@ impl Profile {
     }
 }
 
+fn half(given: &str, missing: &str) -> Error {
+    Error::Usage(format!("--{given} needs --{missing} beside it, from the same place"))
+}
+
 fn profile_path() -> PathBuf {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let folder = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
@@ -175,11 +246,15 @@ fn read_profile(path: &Path) -> Result<Profile> {
             text.bytes().take(span.start).filter(|byte| *byte == b'\n').count() + 1
         });
         Error::Usage(format!(
-            "{}, line {line}: it may hold url, worker_url, token, token_file, api_key and \
-             api_key_header, each a string",
+            "{}, line {line}: it may hold url, worker_url, token, token_file, api_key, \
+             api_key_header, tls_ca, tls_cert and tls_key, each a string",
             path.display()
         ))
     })
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| Error::Usage(format!("{}: {error}", path.display())))
 }
 
 fn read_secret(path: &Path) -> Result<String> {
@@ -197,7 +272,16 @@ mod tests {
     use super::*;
 
     fn flags() -> Connection {
-        Connection { url: None, token: None, token_file: None, api_key: None, api_key_header: None }
+        Connection {
+            url: None,
+            token: None,
+            token_file: None,
+            api_key: None,
+            api_key_header: None,
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
+        }
     }
 
     fn resolve(flags: &Connection, environment: &[(&str, &str)], profile: &str) -> (String, Auth) {

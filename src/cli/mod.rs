@@ -3,6 +3,7 @@
 //! 3 server unreachable.
 
 mod auth;
+mod certs;
 mod connect;
 mod credentials;
 mod error;

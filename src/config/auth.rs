@@ -11,7 +11,7 @@ use std::{
 use http::HeaderName;
 use sha2::{Digest, Sha256};
 
-use super::{Error, Reach, given, number, raw};
+use super::{Certificates, Error, Reach, given, number, raw};
 use crate::domain::{Permission, PermissionSet, Scope};
 
 /// Keys that stand in the documentation and in examples: everybody knows
@@ -57,6 +57,8 @@ pub struct Credentials {
     pub api_keys_enabled: bool,
     /// The keys that count; none while they are disabled.
     pub api_keys: Vec<ApiKey>,
+    /// Whom client certificates make.
+    pub certificates: Certificates,
 }
 
 /// How JWTs are verified.
@@ -150,7 +152,7 @@ pub(super) fn auth(
     let jwt = jwt(raw, base)?;
     let mode = if raw.enabled {
         let api_keys = if raw.api_keys_enabled { api_keys } else { Vec::new() };
-        if jwt.is_none() && api_keys.is_empty() {
+        if jwt.is_none() && api_keys.is_empty() && raw.certificates.is_empty() {
             warnings.push(
                 "auth is on, and neither an API key nor a JWT key is configured: every call will \
                  be refused"
@@ -162,6 +164,7 @@ pub(super) fn auth(
             api_key_header,
             api_keys_enabled: raw.api_keys_enabled,
             api_keys,
+            certificates: Certificates::default(),
         }))
     } else {
         check_auth_off(raw.allow_unauthenticated_remote, reach, warnings)?;
@@ -222,7 +225,7 @@ fn check_auth_off(
 
 /// SE-42, SE-03: foreign names stay apart from the vocabulary, so that none
 /// of its wildcards gains anything.
-fn extra_permissions(names: &[String]) -> Result<BTreeSet<Arc<str>>, Error> {
+pub(super) fn extra_permissions(names: &[String]) -> Result<BTreeSet<Arc<str>>, Error> {
     let segment = |segment: &str| {
         !segment.is_empty()
             && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))

@@ -8,6 +8,7 @@ mod limits;
 mod raw;
 mod redacted;
 mod source;
+mod tls;
 
 use std::{
     ffi::OsString,
@@ -19,6 +20,7 @@ use std::{
 pub use auth::{Algorithm, ApiKey, Auth, Credentials, DOCUMENTED_KEYS, Jwt, Mode};
 pub use limits::{Rate, Rates};
 use thiserror::Error;
+pub use tls::{CertificateRule, Certificates, Tls, spiffe_trust_domain};
 
 use crate::domain::Network;
 
@@ -122,6 +124,8 @@ pub struct Server {
     pub public_url: Option<String>,
     /// How long calls may still run when the server goes down.
     pub shutdown_grace: Duration,
+    /// The files of TLS; plain text without them.
+    pub tls: Option<Tls>,
 }
 
 /// Where tasks are stored.
@@ -193,9 +197,14 @@ impl Settings {
         let raw = source::read(path, environment)?;
         // A path within the file means what it means to its reader.
         let base = path.and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
-        let server = server(raw.server)?;
         let mut warnings = Vec::new();
-        let auth = auth::auth(&raw.auth, &base, Reach::of(&server), &mut warnings)?;
+        let extra = auth::extra_permissions(&raw.auth.extra_permissions)?;
+        let certificates = tls::certificates(&raw.server, &raw.auth, &extra)?;
+        let server = server(raw.server, &base)?;
+        let mut auth = auth::auth(&raw.auth, &base, Reach::of(&server), &mut warnings)?;
+        if let Mode::On(credentials) = &mut auth.mode {
+            credentials.certificates = certificates;
+        }
         Ok(Self {
             server,
             storage: storage(&raw.storage.url, &base)?,
@@ -243,8 +252,9 @@ impl Reach {
     }
 }
 
-fn server(raw: raw::Server) -> Result<Server, Error> {
+fn server(raw: raw::Server, base: &Path) -> Result<Server, Error> {
     Ok(Server {
+        tls: tls::tls(&raw, base)?,
         grpc_listen: listen("server.grpc_listen", &raw.grpc_listen)?,
         http_listen: listen("server.http_listen", &raw.http_listen)?,
         config_endpoint_enabled: raw.config_endpoint_enabled,

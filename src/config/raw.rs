@@ -24,6 +24,10 @@ pub(super) struct Server {
     pub(super) allowed_origins: Vec<String>,
     pub(super) public_url: Option<String>,
     pub(super) shutdown_grace_seconds: u64,
+    pub(super) tls_cert: Option<String>,
+    pub(super) tls_key: Option<String>,
+    pub(super) client_ca: Option<String>,
+    pub(super) client_trust_domains: Vec<String>,
 }
 
 impl Default for Server {
@@ -36,6 +40,10 @@ impl Default for Server {
             allowed_origins: Vec::new(),
             public_url: None,
             shutdown_grace_seconds: 20,
+            tls_cert: None,
+            tls_key: None,
+            client_ca: None,
+            client_trust_domains: Vec::new(),
         }
     }
 }
@@ -77,6 +85,7 @@ pub(super) struct Auth {
     pub(super) api_key_header: String,
     pub(super) api_keys_enabled: bool,
     pub(super) api_keys: Vec<ApiKey>,
+    pub(super) certificates: Vec<CertificateRule>,
     pub(super) token_store: String,
     pub(super) extra_permissions: Vec<String>,
 }
@@ -103,6 +112,7 @@ impl Default for Auth {
             api_key_header: "X-API-Key".to_owned(),
             api_keys_enabled: true,
             api_keys: Vec::new(),
+            certificates: Vec::new(),
             token_store: "database".to_owned(),
             extra_permissions: Vec::new(),
         }
@@ -117,6 +127,19 @@ pub(super) struct ApiKey {
     #[serde(default)]
     pub(super) namespaces: Option<Vec<String>>,
     #[serde(default)]
+    pub(super) description: Option<String>,
+}
+
+/// One of `[[auth.certificates]]`.
+#[derive(Deserialize)]
+pub(super) struct CertificateRule {
+    pub(super) spiffe: String,
+    pub(super) permissions: Vec<String>,
+    #[serde(default)]
+    pub(super) namespaces: Option<Vec<String>>,
+    /// For whoever reads the file.
+    #[serde(default)]
+    #[expect(dead_code, reason = "a remark in the file; the subject is the SPIFFE ID")]
     pub(super) description: Option<String>,
 }
 
@@ -194,7 +217,6 @@ impl Default for Telemetry {
 /// Settings of later versions. One that is off (`false`, 0, empty) does no
 /// harm; any other would be believed and not hold, so it stops the start.
 pub(super) const LATER: &[(&str, &[&str])] = &[
-    ("server", &["tls_cert", "tls_key", "client_ca"]),
     (
         "auth",
         &["jwks_url", "jwks_url_allow_http", "token_file", "key_encryption_key_file", "namespaces"],

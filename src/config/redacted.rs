@@ -17,6 +17,8 @@ pub(super) fn redacted(settings: &Settings) -> Value {
             "allowed_origins": server.allowed_origins,
             "public_url": server.public_url,
             "shutdown_grace_seconds": server.shutdown_grace.as_secs(),
+            "tls": server.tls.is_some(),
+            "client_certificates": server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
         },
         "storage": { "engine": match storage { Storage::Sqlite(_) => "sqlite" } },
         "auth": redacted_auth(auth),

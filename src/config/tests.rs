@@ -85,7 +85,6 @@ fn unknown_keys_name_the_nearest_known_one() {
 #[test]
 fn what_comes_later_is_refused_by_name_and_what_is_off_does_no_harm() {
     for (text, name) in [
-        ("[server]\ntls_cert = \"a.pem\"", "server.tls_cert"),
         ("[auth]\njwt_verification_method = \"jwks\"", "jwks"),
         ("[auth]\njwks_url = \"https://idp/keys\"", "auth.jwks_url"),
         ("[auth]\ntoken_store = \"file\"", "token_store"),
@@ -105,7 +104,7 @@ fn what_comes_later_is_refused_by_name_and_what_is_off_does_no_harm() {
                jwks_refresh_interval_seconds = 3600\n[limits]\nrequests_per_second = 0\n\
                [scheduler]\nrunners = []\n";
     assert!(load(off).is_ok());
-    let variable = load_with("", &[("BAILIWICK__SERVER__TLS_CERT", "a.pem")]).unwrap_err();
+    let variable = load_with("", &[("BAILIWICK__CONTROLLER__LISTEN", "127.0.0.1:1")]).unwrap_err();
     assert!(matches!(variable, Error::NotYet { .. }));
 }
 
@@ -476,4 +475,45 @@ fn wrong_limits_are_refused_by_name() {
         let said = problem(&format!("[limits]\n{line}\n"));
         assert!(said.contains(name), "{line}: {said}");
     }
+}
+
+#[test]
+fn tls_is_whole_or_not_there() {
+    for (text, key) in [
+        ("tls_cert = \"c.pem\"", "server.tls_key"),
+        ("tls_key = \"k.pem\"", "server.tls_cert"),
+        ("client_ca = \"ca.pem\"", "server.client_ca"),
+        ("client_trust_domains = [\"a\"]", "server.client_trust_domains"),
+        ("client_ca = \"ca.pem\"\nclient_trust_domains = [\"A\"]", "server.client_trust_domains"),
+    ] {
+        let error = load(&format!("[server]\n{text}")).unwrap_err();
+        assert!(matches!(&error, Error::Invalid { key: found, .. } if found == key), "{error}");
+    }
+    assert_eq!(load("[server]\ntls_cert = \"\"\ntls_key = \"\"").unwrap().server.tls, None);
+}
+
+#[test]
+fn se_46_a_rule_for_certificates_is_checked() {
+    let tls = "[server]\ntls_cert = \"c\"\ntls_key = \"k\"\nclient_ca = \"a\"\nclient_trust_domains = [\"shop\"]\n";
+    let rule = |spiffe: &str, permission: &str| {
+        format!("[[auth.certificates]]\nspiffe = \"{spiffe}\"\npermissions = [\"{permission}\"]\n")
+    };
+    let with = |rules: &str| load(&format!("{tls}{rules}[auth]\nenabled = true\n"));
+    let settings = with(&rule("spiffe://shop/workers/*", "work:lease")).unwrap();
+    let Mode::On(credentials) = settings.auth.mode else { panic!("off") };
+    assert_eq!(&*credentials.certificates.rules[0].spiffe, "spiffe://shop/workers/*");
+    for (rules, problem) in [
+        (rule("spiffe://shop/*/a", "*"), "must be spiffe://"),
+        (rule("spiffe://shop/a*", "*"), "must be spiffe://"),
+        (rule("spiffe://*/a", "*"), "must be spiffe://"),
+        (rule("spiffe://*", "*"), "must be spiffe://"),
+        (rule("spiffe://other/a", "*"), "does not list `other`"),
+        (rule("spiffe://shop/a", "tasks:fly"), "unknown permission `tasks:fly`"),
+        (rule("spiffe://shop/a", "*").repeat(2), "has the same `spiffe` as #1"),
+    ] {
+        let error = with(&rules).unwrap_err().to_string();
+        assert!(error.contains("auth.certificates #") && error.contains(problem), "{error}");
+    }
+    let error = load(&rule("spiffe://shop/a", "*")).unwrap_err().to_string();
+    assert!(error.contains("auth.certificates") && error.contains("server.client_ca"), "{error}");
 }

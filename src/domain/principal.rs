@@ -54,6 +54,8 @@ pub enum Method {
     Jwt,
     /// Another token as bearer.
     Token,
+    /// A client certificate.
+    Certificate,
     /// Nothing: auth is off.
     None,
 }
@@ -66,6 +68,7 @@ impl Method {
             Self::ApiKey => "api_key",
             Self::Jwt => "jwt",
             Self::Token => "token",
+            Self::Certificate => "certificate",
             Self::None => "none",
         }
     }

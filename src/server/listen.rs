@@ -13,15 +13,19 @@ use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{first_line::FirstLine, stack::Stack};
+use super::{first_line::FirstLine, stack::Stack, tls::Tls};
+use crate::authn::ClientCertificate;
 
 /// How an HTTP/2 connection begins (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long to wait for more of it: at first, and at most.
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 const PREFACE_PAUSE_MAX: Duration = Duration::from_millis(160);
+/// The first byte of a TLS handshake (RFC 8446, section 5.1).
+const HANDSHAKE: u8 = 22;
 /// How long to pause when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -49,6 +53,7 @@ pub(super) struct Limits {
 pub(super) struct Listener {
     tcp: TcpListener,
     address: SocketAddr,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Listener {
@@ -56,7 +61,13 @@ impl Listener {
     pub(super) async fn bind(address: SocketAddr) -> io::Result<Self> {
         let tcp = TcpListener::bind(address).await?;
         let address = tcp.local_addr()?;
-        Ok(Self { tcp, address })
+        Ok(Self { tcp, address, tls: None })
+    }
+
+    /// With TLS instead of plain text.
+    #[must_use]
+    pub(super) fn secured(self, tls: Option<Arc<Tls>>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Where it listens.
@@ -90,20 +101,26 @@ impl Listener {
                 }
             };
             let (stack, builder) = (Arc::clone(&stack), Arc::clone(&builder));
-            let shutdown = shutdown.clone();
+            let (shutdown, tls) = (shutdown.clone(), self.tls.clone());
             tasks.spawn(async move {
+                if let Some(tls) = tls {
+                    let serving = secured(stream, peer, &tls, &builder, limits, stack, shutdown);
+                    Box::pin(serving).await;
+                    drop(place);
+                    return;
+                }
                 let first = timeout(limits.header_timeout, speaks_http2(&stream)).await;
                 // Replies are small and wait for nothing.
                 let _ = stream.set_nodelay(true);
                 match first {
                     Ok(Some(true)) => {
                         let builder = builder.as_ref().clone().http2_only();
-                        connection(stream, peer, &builder, stack, shutdown).await;
+                        connection(stream, peer, None, &builder, stack, shutdown).await;
                     }
                     Ok(Some(false)) => {
                         let builder = builder.as_ref().clone().http1_only();
                         let stream = FirstLine::new(stream);
-                        connection(stream, peer, &builder, stack, shutdown).await;
+                        connection(stream, peer, None, &builder, stack, shutdown).await;
                     }
                     Ok(None) | Err(_) => {}
                 }
@@ -142,17 +159,78 @@ fn connection_builder(limits: Limits) -> auto::Builder<TokioExecutor> {
     builder
 }
 
+/// A connection with TLS, whose handshake says which HTTP follows.
+async fn secured(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: &Tls,
+    builder: &auto::Builder<TokioExecutor>,
+    limits: Limits,
+    stack: Arc<Stack>,
+    shutdown: CancellationToken,
+) {
+    let current = tls.current();
+    let handshake = async {
+        // Who speaks plain text gets no byte to be puzzled by.
+        let mut first = [0];
+        if stream.peek(&mut first).await? == 0 || first != [HANDSHAKE] {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "no TLS handshake"));
+        }
+        let _ = stream.set_nodelay(true);
+        TlsAcceptor::from(Arc::clone(&current.config)).accept(stream).await
+    };
+    let stream = tokio::select! {
+        stream = timeout(limits.header_timeout, handshake) => stream,
+        () = shutdown.cancelled() => return,
+    };
+    let stream = match stream {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "no TLS connection");
+            return;
+        }
+        Err(_) => return,
+    };
+    let session = stream.get_ref().1;
+    let shown = session.peer_certificates().and_then(<[_]>::first);
+    let certificate = shown.map(|shown| ClientCertificate::new(shown));
+    let http2 = session.alpn_protocol() == Some(b"h2");
+    // Ends with the server, or when other authorities count.
+    let end = shutdown.child_token();
+    let serving = async {
+        if http2 {
+            let builder = builder.clone().http2_only();
+            connection(stream, peer, certificate, &builder, stack, end.clone()).await;
+        } else {
+            let builder = builder.clone().http1_only();
+            let stream = FirstLine::new(stream);
+            connection(stream, peer, certificate, &builder, stack, end.clone()).await;
+        }
+    };
+    let replacement = async {
+        current.replaced.cancelled().await;
+        end.cancel();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! { () = serving => {}, () = replacement => {} }
+}
+
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     peer: SocketAddr,
+    certificate: Option<ClientCertificate>,
     builder: &auto::Builder<TokioExecutor>,
     stack: Arc<Stack>,
     shutdown: CancellationToken,
 ) {
-    let service = hyper::service::service_fn(move |request| {
-        let stack = Arc::clone(&stack);
-        async move { Ok::<_, std::convert::Infallible>(stack.answer(request, peer).await) }
-    });
+    let service =
+        hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+            if let Some(certificate) = certificate.clone() {
+                request.extensions_mut().insert(certificate);
+            }
+            let stack = Arc::clone(&stack);
+            async move { Ok::<_, std::convert::Infallible>(stack.answer(request, peer).await) }
+        });
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let ended = tokio::select! {

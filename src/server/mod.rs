@@ -11,6 +11,7 @@ mod peer;
 mod spawn;
 mod stack;
 pub mod telemetry;
+mod tls;
 mod trace;
 
 use std::{
@@ -25,13 +26,14 @@ use prost_reflect::DescriptorPool;
 use thiserror::Error as ThisError;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::{clock::SystemClock, spawn::spawn};
+pub use self::{clock::SystemClock, spawn::spawn, tls::Error as TlsError};
 use self::{
     listen::{Limits, Listener},
     observe::{Observed, Room},
     origin::Origins,
     pages::Pages,
     stack::Stack,
+    tls::Tls,
 };
 use crate::{
     access::{Gate, MethodRule, Rule, Table, table},
@@ -87,6 +89,9 @@ pub enum Error {
     /// The reflection service cannot be built.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The files of TLS cannot be used.
+    #[error("the configuration is refused: {0}")]
+    Tls(#[from] TlsError),
     /// Telemetry cannot be set up.
     #[error(transparent)]
     Telemetry(#[from] telemetry::Error),
@@ -127,17 +132,12 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let authenticator = Authenticator::new(&settings.auth)?;
     let routes = Routes::from_pool(&pool)?;
+    let tls = Tls::load(settings.server.tls.as_ref())?;
     // Bound before the store is opened, so that a taken port changes nothing.
     let ports = bind(&settings.server).await?;
 
     let shutdown = CancellationToken::new();
-    let floor = Floor::new();
-    let store = open(settings, Arc::clone(&floor), Arc::clone(&clock)).await?;
-    let admin = admin(&authenticator, settings, Arc::clone(&store), Arc::clone(&clock)).await?;
-    let credentials = Some(Arc::clone(&store));
-    let rates = &settings.limits.rates;
-    let gate = Gate::new(authenticator, credentials, rates, Arc::clone(&clock));
-    let engine = Engine::new(Arc::clone(&store), floor, Arc::clone(&clock), lease_terms(settings));
+    let Core { store, admin, gate, engine } = core(settings, authenticator, &clock).await?;
     let readiness = Readiness::new(Arc::clone(&engine));
     let streams = TaskTracker::new();
     let services = grpc::routes(Parts {
@@ -167,15 +167,17 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     loops.spawn(engine::loops::run(engine, System::permit(), shutdown.clone()));
     loops.spawn(admin::note_uses(admin, System::permit(), shutdown.clone()));
     loops.spawn(tidy(metrics, shutdown.clone()));
+    loops.spawn(tls::watch(tls.clone(), shutdown.clone()));
 
     let [grpc, http] = ports.each_ref().map(Listener::address);
+    let ports = ports.map(|port| port.secured(tls.clone()));
     let listeners = listen(ports, &stack, limits, &shutdown);
     readiness.set(Phase::Serving);
     readiness.report().await;
     loops.spawn(readiness.clone().run(shutdown.clone()));
     loops.close();
     let auth = if matches!(settings.auth.mode, Mode::Off) { "off" } else { "on" };
-    tracing::info!(%grpc, %http, auth, version = env!("CARGO_PKG_VERSION"), "serving");
+    tracing::info!(%grpc, %http, auth, tls = tls.is_some(), version = env!("CARGO_PKG_VERSION"), "serving");
     Ok(Running {
         grpc,
         http,
@@ -248,6 +250,29 @@ async fn bind(settings: &config::Server) -> Result<[Listener; 2], Error> {
         Listener::bind(address).await.map_err(|source| Error::Bind { what, address, source })
     };
     Ok([bind("gRPC", settings.grpc_listen).await?, bind("REST", settings.http_listen).await?])
+}
+
+/// What the server keeps, and who gets at it.
+struct Core {
+    store: Arc<dyn Store>,
+    admin: Arc<Admin>,
+    gate: Gate,
+    engine: Arc<Engine>,
+}
+
+async fn core(
+    settings: &Settings,
+    authenticator: Authenticator,
+    clock: &Arc<dyn Clock>,
+) -> Result<Core, Error> {
+    let floor = Floor::new();
+    let store = open(settings, Arc::clone(&floor), Arc::clone(clock)).await?;
+    let admin = admin(&authenticator, settings, Arc::clone(&store), Arc::clone(clock)).await?;
+    let credentials = Some(Arc::clone(&store));
+    let rates = &settings.limits.rates;
+    let gate = Gate::new(authenticator, credentials, rates, Arc::clone(clock));
+    let engine = Engine::new(Arc::clone(&store), floor, Arc::clone(clock), lease_terms(settings));
+    Ok(Core { store, admin, gate, engine })
 }
 
 async fn open(

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     access::{Caller, Gate, Kind, MethodRule, Reason, Refusal, Table},
+    authn::{ClientCertificate, Evidence},
     domain::{Network, RequestId},
     gateway::{self, Classified, Gateway, RestCall, Routes},
     grpc::{TraceParent, status},
@@ -130,8 +131,12 @@ impl Stack {
         };
         tracing::Span::current().record("method", &*rule.full_name);
         let call = Observation::begin(Arc::clone(&rule), surface);
-        let client = peer::client(peer.ip(), request.headers(), &self.trusted_proxies);
-        let caller = match self.gate.enter(&rule, request.headers(), id, Some(client)).await {
+        let evidence = Evidence {
+            headers: request.headers(),
+            certificate: request.extensions().get::<ClientCertificate>(),
+            peer: Some(peer::client(peer.ip(), request.headers(), &self.trusted_proxies)),
+        };
+        let caller = match self.gate.enter(&rule, evidence, id).await {
             Ok(caller) => caller,
             Err(refusal) => {
                 call.end(status::code(refusal.kind));

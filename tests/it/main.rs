@@ -40,4 +40,6 @@ mod rest;
 #[cfg(test)]
 mod telemetry;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod worker;

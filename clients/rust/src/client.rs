@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use tonic::{
     service::interceptor::InterceptedService,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
 use crate::{
@@ -67,7 +67,7 @@ pub async fn connect_with_auth(url: &str, auth: Auth) -> Result<Client, Error> {
 }
 
 /// What a connection is made of, before it is made.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use]
 pub struct ClientBuilder {
     url: String,
@@ -75,6 +75,14 @@ pub struct ClientBuilder {
     connect_timeout: Duration,
     product: Option<String>,
     ca_certificate: Option<Vec<u8>>,
+    identity: Option<Identity>,
+}
+
+/// Shows where it connects to, never its secrets.
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 impl ClientBuilder {
@@ -99,6 +107,13 @@ impl ClientBuilder {
     /// Trusts this authority (PEM) instead of the system's for `https`.
     pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.ca_certificate = Some(pem.into());
+        self
+    }
+
+    /// Shows this certificate (PEM) to an `https` server that asks for one;
+    /// the private key (PEM) is its own.
+    pub fn client_identity(mut self, cert: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Self {
+        self.identity = Some(Identity::from_pem(cert, key));
         self
     }
 
@@ -152,6 +167,10 @@ impl ClientBuilder {
                     Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
                     None => ClientTlsConfig::new().with_native_roots(),
                 };
+                let tls = match &self.identity {
+                    Some(identity) => tls.identity(identity.clone()),
+                    None => tls,
+                };
                 endpoint.tls_config(tls).map_err(refused)
             }
         }
@@ -204,6 +223,7 @@ impl Client {
             connect_timeout: CONNECT_TIMEOUT,
             product: None,
             ca_certificate: None,
+            identity: None,
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use prost_reflect::DescriptorPool;
 use sha2::{Digest as _, Sha256};
@@ -80,6 +80,7 @@ fn gate_with(mode: config::Mode, rates: &Rates) -> (Gate, Arc<HeldClock>) {
 
 fn with_keys() -> config::Mode {
     config::Mode::On(Box::new(Credentials {
+        certificates: config::Certificates::default(),
         jwt: None,
         api_key_header: HeaderName::from_static("x-api-key"),
         api_keys_enabled: true,
@@ -113,8 +114,14 @@ fn request() -> RequestId {
 }
 
 fn admit(gate: &Gate, rule: &MethodRule, key: &str) -> Result<Option<Caller>, Refusal> {
-    gate.admit(rule, &headers(key), request(), Some("192.0.2.7".parse().unwrap()))
-        .map(|admitted| admitted.map(|(caller, _)| caller))
+    let peer = Some("192.0.2.7".parse().unwrap());
+    let evidence = Evidence { headers: &headers(key), certificate: None, peer };
+    gate.admit(rule, evidence, request()).map(|admitted| admitted.map(|(caller, _)| caller))
+}
+
+/// Headers without a certificate, from nowhere.
+fn alone(headers: &HeaderMap) -> Evidence<'_> {
+    Evidence { headers, certificate: None, peer: None }
 }
 
 fn refused(gate: &Gate, path: &str, key: &str) -> (Kind, Reason, String) {
@@ -280,6 +287,7 @@ fn gate_with_jwt() -> (Gate, Arc<HeldClock>, HeaderMap) {
     )
     .unwrap();
     let mode = config::Mode::On(Box::new(Credentials {
+        certificates: config::Certificates::default(),
         jwt: Some(config::Jwt {
             public_key: pair.public,
             origin: "a test".to_owned(),
@@ -307,15 +315,15 @@ fn se_16_a_permit_is_refused_when_the_credential_ended_meanwhile() {
     let (gate, clock, jwt) = gate_with_jwt();
     let create = rule("TaskService/CreateTask");
     let body = v1::CreateTaskRequest { namespace: "shop".to_owned(), ..Default::default() };
-    let caller = gate.admit(&create, &jwt, request(), None).unwrap().unwrap().0;
+    let caller = gate.admit(&create, alone(&jwt), request()).unwrap().unwrap().0;
     assert!(caller.permit(&body).is_ok());
     clock.forward(10);
     assert_eq!(caller.permit(&body).unwrap_err().reason, Reason::CredentialsExpired);
-    let refusal = gate.admit(&create, &jwt, request(), None).unwrap_err();
+    let refusal = gate.admit(&create, alone(&jwt), request()).unwrap_err();
     assert_eq!(refusal.reason, Reason::CredentialsExpired);
 
     let (gate, _, jwt) = gate_with_jwt();
-    let caller = gate.admit(&create, &jwt, request(), None).unwrap().unwrap().0;
+    let caller = gate.admit(&create, alone(&jwt), request()).unwrap().unwrap().0;
     gate.revoke_all();
     assert_eq!(caller.permit(&body).unwrap_err().reason, Reason::CredentialsRevoked);
 }
@@ -324,7 +332,7 @@ fn se_16_a_permit_is_refused_when_the_credential_ended_meanwhile() {
 async fn se_17_a_stream_hears_that_its_credential_ended() {
     let (gate, clock, jwt) = gate_with_jwt();
     let create = rule("TaskService/CreateTask");
-    let caller = gate.admit(&create, &jwt, request(), None).unwrap().unwrap().0;
+    let caller = gate.admit(&create, alone(&jwt), request()).unwrap().unwrap().0;
     let waiting = tokio::spawn(async move { caller.ended().await });
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished());
@@ -332,7 +340,7 @@ async fn se_17_a_stream_hears_that_its_credential_ended() {
     assert_eq!(waiting.await.unwrap().reason, Reason::CredentialsExpired);
 
     let (gate, _, jwt) = gate_with_jwt();
-    let caller = gate.admit(&create, &jwt, request(), None).unwrap().unwrap().0;
+    let caller = gate.admit(&create, alone(&jwt), request()).unwrap().unwrap().0;
     let waiting = tokio::spawn(async move { caller.ended().await });
     gate.revoke_all();
     assert_eq!(waiting.await.unwrap().reason, Reason::CredentialsRevoked);
@@ -350,7 +358,7 @@ fn tk_60_to_63_every_call_is_counted_once() {
         }
         let create = rule("TaskService/CreateTask");
         for after in [0, 1, 9] {
-            let _ = gate.admit(&create, &jwt, request(), None);
+            let _ = gate.admit(&create, alone(&jwt), request());
             clock.forward(after);
         }
         let _ = admit(&gate, &rule("HealthService/CheckHealth"), "garbage");

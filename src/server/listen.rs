@@ -8,7 +8,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{sleep, timeout},
@@ -159,6 +159,17 @@ fn connection_builder(limits: Limits) -> auto::Builder<TokioExecutor> {
     builder
 }
 
+/// The stream once HTTP/2's preface is there, which it still gives: what reads
+/// it next waits for it without an end. None when something else is there.
+async fn begun(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Option<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+    let (mut reader, writer) = tokio::io::split(stream);
+    let mut first = [0; PREFACE.len()];
+    reader.read_exact(&mut first).await.ok()?;
+    (first == PREFACE).then(|| tokio::io::join(io::Cursor::new(first).chain(reader), writer))
+}
+
 /// A connection with TLS, whose handshake says which HTTP follows.
 async fn secured(
     stream: TcpStream,
@@ -199,6 +210,9 @@ async fn secured(
     let end = shutdown.child_token();
     let serving = async {
         if http2 {
+            let Ok(Some(stream)) = timeout(limits.header_timeout, begun(stream)).await else {
+                return;
+            };
             let builder = builder.clone().http2_only();
             connection(stream, peer, certificate, &builder, stack, end.clone()).await;
         } else {
@@ -290,5 +304,29 @@ mod tests {
         for held_back in [&PREFACE[..3], &PREFACE[..PREFACE.len() - 1]] {
             assert_eq!(heard(held_back).await, None);
         }
+    }
+
+    #[tokio::test]
+    async fn a_preface_behind_tls_is_waited_for_and_still_read() {
+        let (mut client, server) = tokio::io::duplex(1024);
+        client.write_all(&PREFACE[..10]).await.unwrap();
+        let (stream, ()) = tokio::join!(begun(server), async {
+            client.write_all(&PREFACE[10..]).await.unwrap();
+            client.write_all(b"more").await.unwrap();
+        });
+        let mut read = vec![0; PREFACE.len() + 4];
+        let mut stream = stream.unwrap();
+        stream.read_exact(&mut read).await.unwrap();
+        assert_eq!(read, [PREFACE, b"more"].concat());
+        stream.write_all(b"back").await.unwrap();
+        client.read_exact(&mut read[..4]).await.unwrap();
+        assert_eq!(&read[..4], b"back");
+
+        let (mut client, server) = tokio::io::duplex(1024);
+        client.write_all(&PREFACE[..PREFACE.len() - 1]).await.unwrap();
+        assert!(timeout(Duration::from_millis(200), begun(server)).await.is_err());
+        let (mut client, server) = tokio::io::duplex(1024);
+        client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        assert!(begun(server).await.is_none());
     }
 }

@@ -14,6 +14,8 @@ use super::error::{Error, Result};
 
 /// Where a server listens unless told otherwise.
 const URL_DEFAULT: &str = "http://127.0.0.1:9190";
+/// Where a worker process listens unless told otherwise.
+const WORKER_URL_DEFAULT: &str = "http://127.0.0.1:9191";
 
 /// Names the header of an API key, wherever the key comes from.
 const API_KEY_HEADER_VARIABLE: &str = "BAILIWICK_API_KEY_HEADER";
@@ -97,7 +99,6 @@ impl fmt::Debug for Connection {
 struct Profile {
     url: Option<String>,
     /// For commands about a worker process.
-    #[expect(dead_code, reason = "read by the commands about worker processes once they exist")]
     worker_url: Option<String>,
     token: Option<String>,
     token_file: Option<PathBuf>,
@@ -112,6 +113,20 @@ impl Connection {
     /// Connects to the server.
     pub(crate) async fn client(&self) -> Result<Client> {
         Ok(self.builder()?.user_agent("bailiwick-cli").connect().await?)
+    }
+
+    /// Connects to a worker process, at this address before the file's.
+    pub(crate) async fn worker_client(&self, url: Option<&str>) -> Result<Client> {
+        let profile = profile_path();
+        let url = match url {
+            Some(url) => url.to_owned(),
+            None => {
+                read_profile(&profile)?.worker_url.unwrap_or_else(|| WORKER_URL_DEFAULT.to_owned())
+            }
+        };
+        let auth = self.auth(Endpoint::Worker, |name| std::env::var(name).ok(), &profile)?;
+        let builder = self.tls(Client::builder(&url).auth(auth), &url, &profile)?;
+        Ok(builder.user_agent("bailiwick-cli").connect().await?)
     }
 
     /// The token alone, for commands that look at it.
@@ -176,8 +191,17 @@ impl Connection {
         profile: &Path,
     ) -> Result<(String, Auth)> {
         let file = read_profile(profile)?;
-        let url =
-            self.url.clone().or_else(|| file.url.clone()).unwrap_or_else(|| URL_DEFAULT.to_owned());
+        let url = self.url.clone().or(file.url).unwrap_or_else(|| URL_DEFAULT.to_owned());
+        Ok((url, self.auth(Endpoint::Orchestration, environment, profile)?))
+    }
+
+    fn auth(
+        &self,
+        endpoint: Endpoint,
+        environment: impl Fn(&str) -> Option<String>,
+        profile: &Path,
+    ) -> Result<Auth> {
+        let file = read_profile(profile)?;
         // The header is a setting of its own: a key from elsewhere goes in it
         // too.
         let header = self
@@ -187,16 +211,15 @@ impl Connection {
             .or_else(|| file.api_key_header.clone());
         let auth = match self.flags()? {
             Some(auth) => auth,
-            None => match Auth::from_env(Endpoint::Orchestration, environment) {
+            None => match Auth::from_env(endpoint, environment) {
                 Some(auth) => auth,
                 None => file.auth(profile)?,
             },
         };
-        let auth = match auth {
+        Ok(match auth {
             Auth::ApiKey { key, .. } => Auth::ApiKey { key, header },
             Auth::None | Auth::Bearer(_) => auth,
-        };
-        Ok((url, auth))
+        })
     }
 
     fn flags(&self) -> Result<Option<Auth>> {

@@ -17,6 +17,7 @@ mod template;
 mod view;
 mod work;
 mod worker;
+mod worker_process;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -132,7 +133,9 @@ async fn run(cli: Cli) -> Result {
         Command::Task(command) => task::run(command, &connection, format).await,
         Command::Step(command) => step::run(command, &connection, format).await,
         Command::Template(command) => template::run(command, &connection, format).await,
-        Command::Worker(command) => worker::run(command, &connection, format).await,
+        Command::Worker(command) => {
+            Box::pin(worker::run(command, config.as_deref(), &connection, format)).await
+        }
         Command::Work(command) => work::run(command, &connection, format).await,
         Command::Auth(command) => auth::run(command, config.as_deref(), &connection, format).await,
         Command::Config => system::config(&connection).await,

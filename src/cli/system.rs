@@ -1,5 +1,6 @@
 //! `bailiwick config`, `handlers` and `health`.
 
+use bailiwick_client::Client;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tonic_health::pb::{
@@ -107,6 +108,11 @@ pub(super) async fn health(args: HealthArgs, connection: &Connection, format: Fo
             }
         };
     }
+    detailed(&client, format, "server").await
+}
+
+/// How each part of a server or a worker process does.
+pub(super) async fn detailed(client: &Client, format: Format, what: &str) -> Result {
     let request = pb::CheckDetailedHealthRequest {};
     let answer = client.health().check_detailed_health(request).await?.into_inner();
     let mut parts: Vec<Part> = answer
@@ -132,6 +138,6 @@ pub(super) async fn health(args: HealthArgs, connection: &Connection, format: Fo
     if answer.status == "healthy" {
         Ok(())
     } else {
-        Err(Error::Failed("the server is not well".to_owned()))
+        Err(Error::Failed(format!("the {what} is not well")))
     }
 }

@@ -1,6 +1,6 @@
 //! `bailiwick worker …`.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::{ffi::OsString, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 use clap::{Args, Subcommand};
 
@@ -9,12 +9,16 @@ use super::{
     serve::{Signals, signals},
     view,
     work::duration,
+    worker_process::{self, Target},
 };
 use crate::{
-    config::{LogFormat, Telemetry},
+    config::{LogFormat, Settings, Telemetry},
     pb::v1 as pb,
-    server::telemetry,
-    worker::{self, Options, Stop},
+    server::{
+        telemetry,
+        worker_api::{self, GRPC_LISTEN, HTTP_LISTEN},
+    },
+    worker::{self, Link, Options, Stop, Templates},
 };
 
 #[derive(Debug, Subcommand)]
@@ -46,6 +50,21 @@ pub(super) enum Command {
         #[arg(long = "handler", required = true, value_name = "NAME")]
         handlers: Vec<String>,
     },
+    /// Show the configuration that a worker process runs with, redacted
+    #[command(
+        after_help = "Examples:\n  bailiwick worker config\n  bailiwick worker config --worker-url http://127.0.0.1:9191"
+    )]
+    Config(Target),
+    /// List the templates that a worker process knows
+    #[command(
+        after_help = "Examples:\n  bailiwick worker templates\n  BAILIWICK_WORKER_URL=http://127.0.0.1:9191 bailiwick worker templates --format json"
+    )]
+    Templates(Target),
+    /// Ask whether a worker process is well
+    #[command(
+        after_help = "Examples:\n  bailiwick worker health\n  bailiwick worker health --worker-url http://127.0.0.1:9191"
+    )]
+    Health(Target),
 }
 
 const RUN_HELP: &str = "\
@@ -55,10 +74,16 @@ no sense; any other exit but 0 is retried. The end of standard error goes into
 the step's error. A handler sees PATH, HOME, the locale and what --pass-env
 names, never the worker's credential.
 
+The worker itself serves gRPC and REST: its health, /metrics, /config and
+/v1/templates. --config names the file whose [auth], [limits] and TLS count
+there; without it everything but health and metrics is refused.
+
 Examples:
   bailiwick worker run --namespace shop --handler reserve_stock='./reserve.sh'
   bailiwick worker run --namespace shop. --handler charge='python3 charge.py' \\
-      --handler ship=./ship --concurrency 16 --pass-env PAYMENT_URL";
+      --handler ship=./ship --concurrency 16 --pass-env PAYMENT_URL
+  bailiwick -c bailiwick.toml worker run --namespace shop --handler ship=./ship \\
+      --grpc-listen 127.0.0.1:9291 --http-listen 127.0.0.1:8181";
 
 #[derive(Args, Debug)]
 pub(super) struct Run {
@@ -84,6 +109,14 @@ pub(super) struct Run {
     /// How long running steps may take after SIGTERM, as 30s
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     drain_grace: Option<Duration>,
+    /// Where the worker's own gRPC listens [default: 127.0.0.1:9191, or a free
+    /// port when it is taken]
+    #[arg(long, value_name = "ADDRESS")]
+    grpc_listen: Option<String>,
+    /// Where its REST listens [default: 127.0.0.1:8081, or a free port when it
+    /// is taken]
+    #[arg(long, value_name = "ADDRESS")]
+    http_listen: Option<String>,
     /// What to log: error, warn, info, debug or trace
     #[arg(long, default_value = "info", env = "BAILIWICK_LOG", value_name = "LEVEL")]
     log_level: String,
@@ -95,9 +128,17 @@ pub(super) struct Run {
     otlp_endpoint: Option<String>,
 }
 
-pub(super) async fn run(command: Command, connection: &Connection, format: Format) -> Result {
+pub(super) async fn run(
+    command: Command,
+    config: Option<&Path>,
+    connection: &Connection,
+    format: Format,
+) -> Result {
     match command {
-        Command::Run(args) => work(args, connection).await,
+        Command::Run(args) => work(args, config, connection).await,
+        Command::Config(target) => worker_process::config(&target, connection).await,
+        Command::Templates(target) => worker_process::templates(&target, connection, format).await,
+        Command::Health(target) => worker_process::health(&target, connection, format).await,
         Command::List { namespace } => list(namespace, connection, format).await,
         Command::Register { namespace, name, handlers } => {
             let client = connection.client().await?;
@@ -115,7 +156,52 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
     }
 }
 
-async fn work(args: Run, connection: &Connection) -> Result {
+/// The variables that place the server's listeners, not a worker's.
+const GRPC_VARIABLE: &str = "BAILIWICK__SERVER__GRPC_LISTEN";
+const HTTP_VARIABLE: &str = "BAILIWICK__SERVER__HTTP_LISTEN";
+const AUTH_VARIABLE: &str = "BAILIWICK__AUTH__ENABLED";
+
+/// The server's settings with the worker's own addresses, so that the rules
+/// about who may reach what hold for these. Without a file nobody has said
+/// that everybody may call: then it is closed.
+fn listeners(args: &Run, config: Option<&Path>) -> Result<Settings> {
+    let place = |own: &Option<String>, usual: &str| OsString::from(own.as_deref().unwrap_or(usual));
+    let mut environment: Vec<(OsString, OsString)> = std::env::vars_os()
+        .filter(|(name, _)| name != GRPC_VARIABLE && name != HTTP_VARIABLE)
+        .collect();
+    environment.push((GRPC_VARIABLE.into(), place(&args.grpc_listen, GRPC_LISTEN)));
+    environment.push((HTTP_VARIABLE.into(), place(&args.http_listen, HTTP_LISTEN)));
+    if config.is_none() && !environment.iter().any(|(name, _)| name == AUTH_VARIABLE) {
+        environment.push((AUTH_VARIABLE.into(), "true".into()));
+    }
+    Settings::load(config, environment).map_err(|error| {
+        let text = error
+            .to_string()
+            .replace("`server.grpc_listen`", "--grpc-listen")
+            .replace("`server.http_listen`", "--http-listen");
+        Error::Usage(format!("the configuration is refused: {text}"))
+    })
+}
+
+/// What a worker shows of its flags. Commands may hold secrets.
+fn shown(args: &Run, name: &str) -> serde_json::Value {
+    let handlers: Vec<&str> = args.handlers.iter().map(|(name, _)| name.as_str()).collect();
+    serde_json::json!({
+        "name": name,
+        "namespace": args.namespace,
+        "handlers": handlers,
+        "concurrency": args.concurrency,
+        "pass_env": args.pass_env,
+        "timeout_seconds": args.timeout.map(|timeout| timeout.as_secs_f64()),
+        "drain_grace_seconds": args.drain_grace.map(|grace| grace.as_secs_f64()),
+        "log_level": args.log_level,
+    })
+}
+
+async fn work(args: Run, config: Option<&Path>, connection: &Connection) -> Result {
+    let own = listeners(&args, config)?;
+    let name = args.name.clone().unwrap_or_else(worker::default_name);
+    let shown = shown(&args, &name);
     let settings = Telemetry {
         log_format: if args.log_json { LogFormat::Json } else { LogFormat::Text },
         log_level: args.log_level,
@@ -123,18 +209,39 @@ async fn work(args: Run, connection: &Connection) -> Result {
         service_name: "bailiwick-worker".to_owned(),
     };
     let guard = telemetry::init(&settings).map_err(|error| Error::Usage(error.to_string()))?;
+    let client = connection.lazy_client()?;
+    let link = Link::default();
+    let handlers = args.handlers.iter().map(|(name, _)| name.clone()).collect();
+    let templates = Templates::new(client.clone(), args.namespace.clone(), handlers);
+    let Signals { first, second } = signals()?;
+    if config.is_some() {
+        for warning in &own.warnings {
+            tracing::warn!("{warning}");
+        }
+    }
+    let listening = worker_api::start(worker_api::Setup {
+        settings: &own,
+        grpc_given: args.grpc_listen.is_some(),
+        http_given: args.http_listen.is_some(),
+        shown,
+        watched: Arc::new(link.clone()),
+        templates: Arc::new(templates),
+        drain: first.clone(),
+    });
+    let listening = listening.await.map_err(|error| Error::Failed(error.to_string()))?;
     let options = Options {
-        client: connection.lazy_client()?,
+        client,
         namespace: args.namespace,
-        name: args.name,
+        name: Some(name),
         handlers: args.handlers,
         concurrency: args.concurrency.get(),
         pass_env: args.pass_env,
         timeout: args.timeout,
         drain_grace: args.drain_grace,
+        link,
     };
-    let Signals { first, second } = signals()?;
-    let worked = worker::run(options, Stop { drain: first, cut: second }).await;
+    let worked = worker::run(options, Stop { drain: first, cut: second.clone() }).await;
+    listening.stop(second).await;
     guard.flush();
     Ok(worked?)
 }

@@ -58,7 +58,7 @@ impl health_service_server::HealthService for HealthService {
         &self,
         _: Request<pb::CheckDetailedHealthRequest>,
     ) -> Result<Response<pb::CheckDetailedHealthResponse>, Status> {
-        let parts = self.readiness.engine().health();
+        let parts = self.readiness.parts();
         let well = parts.iter().all(|(_, health)| matches!(health, Health::Healthy(_)));
         let checks = parts.into_iter().map(|(name, health)| {
             let (status, message) = match health {

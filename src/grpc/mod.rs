@@ -21,11 +21,13 @@ mod tests;
 mod trace;
 mod transport;
 mod work_stream;
+mod worker_process_service;
 mod worker_service;
 
 pub use self::{
-    readiness::{Phase, Readiness, SERVICES},
-    routes::{Parts, routes},
+    readiness::{Health, Phase, Readiness, SERVICES, WORKER_SERVICES, Watched},
+    routes::{Parts, WorkerParts, routes, worker_routes},
     trace::TraceParent,
     transport::Rendered,
+    worker_process_service::KnownTemplates,
 };

@@ -2,7 +2,7 @@
 //!
 //! Not here: how the parts of the engine do; they say it themselves.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -11,9 +11,11 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     access::{Kind, Reason, Refusal},
-    engine::{Engine, Health},
+    engine::Engine,
     pb::v1 as pb,
 };
+
+pub use crate::engine::Health;
 
 /// How often a server that is well is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -35,6 +37,24 @@ pub const SERVICES: [&str; 8] = [
     <pb::health_service_server::HealthServiceServer<()> as NamedService>::NAME,
 ];
 
+/// The same of what a worker process serves.
+pub const WORKER_SERVICES: [&str; 2] = [
+    <pb::health_service_server::HealthServiceServer<()> as NamedService>::NAME,
+    <pb::worker_process_service_server::WorkerProcessServiceServer<()> as NamedService>::NAME,
+];
+
+/// What the readiness of a process follows from.
+pub trait Watched: fmt::Debug + Send + Sync {
+    /// How each part does, by name.
+    fn health(&self) -> Vec<(&'static str, Health)>;
+}
+
+impl Watched for Engine {
+    fn health(&self) -> Vec<(&'static str, Health)> {
+        Self::health(self)
+    }
+}
+
 /// Where the process stands in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -49,7 +69,9 @@ pub enum Phase {
 /// A handle to whether the server is ready; clones are the same one.
 #[derive(Clone, Debug)]
 pub struct Readiness {
-    engine: Arc<Engine>,
+    watched: Arc<dyn Watched>,
+    what: &'static str,
+    services: &'static [&'static str],
     phase: Arc<watch::Sender<Phase>>,
     reporter: HealthReporter,
 }
@@ -58,8 +80,22 @@ impl Readiness {
     /// Of a server that starts.
     #[must_use]
     pub fn new(engine: Arc<Engine>) -> Self {
+        Self::of(engine, "server", &SERVICES)
+    }
+
+    /// Of a worker process that starts.
+    #[must_use]
+    pub fn of_worker(watched: Arc<dyn Watched>) -> Self {
+        Self::of(watched, "worker", &WORKER_SERVICES)
+    }
+
+    fn of(
+        watched: Arc<dyn Watched>,
+        what: &'static str,
+        services: &'static [&'static str],
+    ) -> Self {
         let phase = Arc::new(watch::Sender::new(Phase::Starting));
-        Self { engine, phase, reporter: HealthReporter::new() }
+        Self { watched, what, services, phase, reporter: HealthReporter::new() }
     }
 
     /// Says where the process stands now.
@@ -71,10 +107,12 @@ impl Readiness {
     pub fn check(&self) -> Result<(), Refusal> {
         let phase = *self.phase.borrow();
         let (reason, message) = match phase {
-            Phase::Starting => (Reason::NotReady, "The server is starting"),
-            Phase::Draining => (Reason::ShuttingDown, "The server is going down"),
+            Phase::Starting => (Reason::NotReady, format!("The {} is starting", self.what)),
+            Phase::Draining => (Reason::ShuttingDown, format!("The {} is going down", self.what)),
             Phase::Serving if self.is_well() => return Ok(()),
-            Phase::Serving => (Reason::NotReady, "A part of the server is unhealthy"),
+            Phase::Serving => {
+                (Reason::NotReady, format!("A part of the {} is unhealthy", self.what))
+            }
         };
         let refusal = Refusal::new(Kind::Unavailable, reason, message);
         Err(Refusal { retry_after: Some(RETRY_AFTER), ..refusal })
@@ -105,13 +143,13 @@ impl Readiness {
         let reporter = &self.reporter;
         reporter.set_service_status("liveness", ServingStatus::Serving).await;
         reporter.set_service_status("startup", started).await;
-        for name in ["", "readiness"].into_iter().chain(SERVICES) {
+        for name in ["", "readiness"].into_iter().chain(self.services.iter().copied()) {
             reporter.set_service_status(name, ready).await;
         }
     }
 
-    pub(super) fn engine(&self) -> &Engine {
-        &self.engine
+    pub(super) fn parts(&self) -> Vec<(&'static str, Health)> {
+        self.watched.health()
     }
 
     pub(super) fn reporter(&self) -> HealthReporter {
@@ -119,7 +157,7 @@ impl Readiness {
     }
 
     fn is_well(&self) -> bool {
-        let parts = self.engine.health();
+        let parts = self.watched.health();
         parts.iter().all(|(_, health)| matches!(health, Health::Healthy(_)))
     }
 }

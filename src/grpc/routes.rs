@@ -8,10 +8,17 @@ use tokio_util::task::TaskTracker;
 use tonic::{codec::CompressionEncoding, service::Routes};
 
 use super::{
-    access_service::AccessService, auth_admin_service::AuthAdminService,
-    health_service::HealthService, readiness::Readiness, step_service::StepService,
-    system_service::SystemService, task_service::TaskService, template_service::TemplateService,
-    transport::Rendered, worker_service::WorkerService,
+    access_service::AccessService,
+    auth_admin_service::AuthAdminService,
+    health_service::HealthService,
+    readiness::Readiness,
+    step_service::StepService,
+    system_service::SystemService,
+    task_service::TaskService,
+    template_service::TemplateService,
+    transport::Rendered,
+    worker_process_service::{KnownTemplates, WorkerProcessService},
+    worker_service::WorkerService,
 };
 use crate::{
     admin::Admin,
@@ -25,6 +32,7 @@ use crate::{
             health_service_server::HealthServiceServer, step_service_server::StepServiceServer,
             system_service_server::SystemServiceServer, task_service_server::TaskServiceServer,
             template_service_server::TemplateServiceServer,
+            worker_process_service_server::WorkerProcessServiceServer,
             worker_service_server::WorkerServiceServer,
         },
     },
@@ -33,6 +41,15 @@ use crate::{
 /// The longest reply. A lease carries at most 16 MiB of inputs, and one reply
 /// several leases.
 const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+macro_rules! limited {
+    ($body_bytes:expr, $server:ident, $service:expr) => {
+        $server::new($service)
+            .max_decoding_message_size($body_bytes)
+            .max_encoding_message_size(REPLY_BYTES_MAX)
+            .accept_compressed(CompressionEncoding::Gzip)
+    };
+}
 
 /// What the services work with.
 #[derive(Debug)]
@@ -58,43 +75,84 @@ pub struct Parts {
     pub started: Instant,
 }
 
+/// What the services of a worker process work with.
+#[derive(Debug)]
+pub struct WorkerParts {
+    /// Whether the worker is ready.
+    pub readiness: Readiness,
+    /// Where the templates come from that it knows.
+    pub templates: Arc<dyn KnownTemplates>,
+    /// The longest message that is taken, in bytes.
+    pub body_bytes: usize,
+    /// The redacted configuration as a JSON object; none when the settings
+    /// turn the endpoint off.
+    pub config: Option<Arc<str>>,
+    /// When the process began.
+    pub started: Instant,
+}
+
 /// The services, `grpc.health.v1` and reflection.
 pub fn routes(parts: Parts) -> Result<Rendered<Routes>, tonic_reflection::server::Error> {
     let Parts { engine, admin, readiness, streams, body_bytes, config, declared, opens, started } =
         parts;
-    macro_rules! limited {
-        ($server:ident, $service:expr) => {
-            $server::new($service)
-                .max_decoding_message_size(body_bytes)
-                .max_encoding_message_size(REPLY_BYTES_MAX)
-                .accept_compressed(CompressionEncoding::Gzip)
-        };
-    }
     let health = tonic_health::server::HealthService::from_health_reporter(readiness.reporter());
     let mut routes = Routes::builder();
     routes
-        .add_service(limited!(TaskServiceServer, TaskService::new(Arc::clone(&engine))))
-        .add_service(limited!(StepServiceServer, StepService::new(Arc::clone(&engine))))
-        .add_service(limited!(TemplateServiceServer, TemplateService::new(Arc::clone(&engine))))
+        .add_service(limited!(body_bytes, TaskServiceServer, TaskService::new(Arc::clone(&engine))))
+        .add_service(limited!(body_bytes, StepServiceServer, StepService::new(Arc::clone(&engine))))
         .add_service(limited!(
+            body_bytes,
+            TemplateServiceServer,
+            TemplateService::new(Arc::clone(&engine))
+        ))
+        .add_service(limited!(
+            body_bytes,
             WorkerServiceServer,
             WorkerService::new(Arc::clone(&engine), streams)
         ))
-        .add_service(limited!(AccessServiceServer, AccessService::new(opens, declared)))
-        .add_service(limited!(AuthAdminServiceServer, AuthAdminService::new(admin)))
-        .add_service(limited!(SystemServiceServer, SystemService::new(engine, config)))
-        .add_service(limited!(HealthServiceServer, HealthService::new(readiness, started)))
+        .add_service(limited!(body_bytes, AccessServiceServer, AccessService::new(opens, declared)))
+        .add_service(limited!(body_bytes, AuthAdminServiceServer, AuthAdminService::new(admin)))
+        .add_service(limited!(body_bytes, SystemServiceServer, SystemService::new(engine, config)))
+        .add_service(limited!(
+            body_bytes,
+            HealthServiceServer,
+            HealthService::new(readiness, started)
+        ))
         .add_service(tonic_health::pb::health_server::HealthServer::new(health))
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
+        .add_service(reflection(pb::FILE_DESCRIPTOR_SET).build_v1()?)
+        .add_service(reflection(pb::FILE_DESCRIPTOR_SET).build_v1alpha()?);
+    Ok(Rendered(routes.routes().prepare()))
+}
+
+/// The same of a worker process.
+pub fn worker_routes(
+    parts: WorkerParts,
+) -> Result<Rendered<Routes>, tonic_reflection::server::Error> {
+    let WorkerParts { readiness, templates, body_bytes, config, started } = parts;
+    let health = tonic_health::server::HealthService::from_health_reporter(readiness.reporter());
+    let mut routes = Routes::builder();
+    routes
+        .add_service(limited!(
+            body_bytes,
+            WorkerProcessServiceServer,
+            WorkerProcessService::new(config, templates)
+        ))
+        .add_service(limited!(
+            body_bytes,
+            HealthServiceServer,
+            HealthService::new(readiness, started)
+        ))
+        .add_service(tonic_health::pb::health_server::HealthServer::new(health))
+        .add_service(reflection(pb::WORKER_FILE_DESCRIPTOR_SET).build_v1()?)
+        .add_service(reflection(pb::WORKER_FILE_DESCRIPTOR_SET).build_v1alpha()?);
     Ok(Rendered(routes.routes().prepare()))
 }
 
 /// Serves our own descriptors, which hold those of error details as well, and
 /// both versions of reflection by either.
-fn reflection() -> tonic_reflection::server::Builder<'static> {
+fn reflection(own: &'static [u8]) -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(own)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)

@@ -58,7 +58,7 @@ impl system_service_server::SystemService for SystemService {
     }
 }
 
-fn disabled() -> Refusal {
+pub(super) fn disabled() -> Refusal {
     let message = "The setting `server.config_endpoint_enabled` turns this off";
     Refusal::new(Kind::NotFound, Reason::Disabled, message)
 }

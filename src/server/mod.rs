@@ -13,6 +13,7 @@ mod stack;
 pub mod telemetry;
 mod tls;
 mod trace;
+pub mod worker_api;
 
 use std::{
     fmt::Write as _,
@@ -134,7 +135,10 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     let routes = Routes::from_pool(&pool)?;
     let tls = Tls::load(settings.server.tls.as_ref())?;
     // Bound before the store is opened, so that a taken port changes nothing.
-    let ports = bind(&settings.server).await?;
+    let ports = [
+        bind("gRPC", settings.server.grpc_listen).await?,
+        bind("REST", settings.server.http_listen).await?,
+    ];
 
     let shutdown = CancellationToken::new();
     let Core { store, admin, gate, engine } = core(settings, authenticator, &clock).await?;
@@ -244,12 +248,8 @@ async fn tidy(metrics: PrometheusHandle, shutdown: CancellationToken) {
     }
 }
 
-/// The listeners of gRPC and REST.
-async fn bind(settings: &config::Server) -> Result<[Listener; 2], Error> {
-    let bind = async |what, address| {
-        Listener::bind(address).await.map_err(|source| Error::Bind { what, address, source })
-    };
-    Ok([bind("gRPC", settings.grpc_listen).await?, bind("REST", settings.http_listen).await?])
+async fn bind(what: &'static str, address: SocketAddr) -> Result<Listener, Error> {
+    Listener::bind(address).await.map_err(|source| Error::Bind { what, address, source })
 }
 
 /// What the server keeps, and who gets at it.

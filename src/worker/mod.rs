@@ -2,6 +2,9 @@
 //! steps. Not in here: the stream to the server, which is `bailiwick-client`'s.
 
 pub mod exec;
+mod figures;
+mod link;
+mod templates;
 mod trace;
 
 use std::{fs, process, sync::Arc, time::Duration};
@@ -10,7 +13,11 @@ use bailiwick_client::{Client, Error, StepContext, Worker};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use self::exec::{Command, Environment};
+use self::{
+    exec::{Command, Environment},
+    figures::Run,
+};
+pub use self::{link::Link, templates::Templates};
 
 /// What a worker process runs, and for whom.
 #[derive(Debug)]
@@ -32,6 +39,8 @@ pub struct Options {
     /// How long running steps may take after the shutdown; the client
     /// library's default when absent.
     pub drain_grace: Option<Duration>,
+    /// Hears whether the stream to the server is open.
+    pub link: Link,
 }
 
 /// When a worker stops.
@@ -73,6 +82,9 @@ pub async fn run(options: Options, stop: impl Into<Stop>) -> Result<(), Error> {
         .concurrency(options.concurrency)
         .cancel_grace(exec::STOP_GRACE)
         .span(trace::step_span);
+    let link = options.link;
+    link.set(false);
+    builder = builder.on_connection(move |open| link.set(open));
     if let Some(grace) = options.drain_grace {
         builder = builder.drain_grace(grace);
     }
@@ -81,7 +93,10 @@ pub async fn run(options: Options, stop: impl Into<Stop>) -> Result<(), Error> {
             Arc::new(Command::new(&handler, &text, Arc::clone(&environment), options.timeout)?);
         builder = builder.handler(handler, move |step: StepContext| {
             let command = Arc::clone(&command);
-            async move { command.run(step).await }
+            async move {
+                let run = Run::begin();
+                run.ended(command.run(step).await)
+            }
         });
     }
     Box::pin(builder.build()?.run_until(stop.drain, stop.cut)).await

@@ -38,6 +38,7 @@ async fn settings_are_checked_before_the_server_is_asked() {
         pass_env: vec![pass.to_owned()],
         timeout: None,
         drain_grace: None,
+        link: Link::default(),
     };
     for (handler, pass, expected) in
         [("true", "A=B", "A=B"), ("true", "", "variable"), ("tr\0ue", "A", "`a`")]
@@ -157,6 +158,7 @@ async fn a_leased_step_is_run_by_its_command() {
             pass_env: Vec::new(),
             timeout: None,
             drain_grace: None,
+            link: Link::default(),
         },
         stop.clone(),
     ));

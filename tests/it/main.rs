@@ -43,3 +43,5 @@ mod telemetry;
 mod tls;
 #[cfg(test)]
 mod worker;
+#[cfg(test)]
+mod worker_listeners;

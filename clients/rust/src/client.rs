@@ -15,7 +15,9 @@ use crate::{
         auth_admin_service_client::AuthAdminServiceClient,
         health_service_client::HealthServiceClient, step_service_client::StepServiceClient,
         system_service_client::SystemServiceClient, task_service_client::TaskServiceClient,
-        template_service_client::TemplateServiceClient, worker_service_client::WorkerServiceClient,
+        template_service_client::TemplateServiceClient,
+        worker_process_service_client::WorkerProcessServiceClient,
+        worker_service_client::WorkerServiceClient,
     },
 };
 
@@ -277,6 +279,12 @@ impl Client {
     /// The server's health.
     pub fn health(&self) -> HealthServiceClient<Transport> {
         HealthServiceClient::new(self.transport())
+    }
+
+    /// A worker process itself, by the address of its own listener.
+    pub fn worker_process(&self) -> WorkerProcessServiceClient<Transport> {
+        WorkerProcessServiceClient::new(self.transport())
+            .max_decoding_message_size(DECODE_BYTES_MAX)
     }
 
     /// What stubs of other services over the same connection are made with.

@@ -12,9 +12,13 @@
     expect(clippy::as_conversions, clippy::allow_attributes, reason = "generated code")
 )]
 
-/// Every `.proto` with its options and comments, an encoded
+/// Every `.proto` of the server with its options and comments, an encoded
 /// `google.protobuf.FileDescriptorSet`.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+
+/// The same of what a worker process serves itself.
+pub const WORKER_FILE_DESCRIPTOR_SET: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/worker_descriptor.bin"));
 
 pub mod bailiwick {
     pub mod access {

@@ -8,7 +8,7 @@ use tonic_health::pb::{
 
 use super::{House, SOON, reason};
 use crate::{
-    grpc::{Phase, SERVICES},
+    grpc::{Phase, SERVICES, WORKER_SERVICES},
     pb::v1::{self, health_service_client::HealthServiceClient},
 };
 
@@ -69,12 +69,18 @@ async fn readiness_follows_the_life_of_the_process() {
 
 #[test]
 fn every_service_of_ours_has_a_health_name() {
-    let pool = prost_reflect::DescriptorPool::decode(crate::pb::FILE_DESCRIPTOR_SET).unwrap();
-    let mut ours: Vec<_> = pool.services().map(|service| service.full_name().to_owned()).collect();
-    ours.sort_unstable();
-    let mut known = SERVICES.to_vec();
-    known.sort_unstable();
-    assert_eq!(known, ours);
+    for (set, known) in [
+        (crate::pb::FILE_DESCRIPTOR_SET, &SERVICES[..]),
+        (crate::pb::WORKER_FILE_DESCRIPTOR_SET, &WORKER_SERVICES[..]),
+    ] {
+        let pool = prost_reflect::DescriptorPool::decode(set).unwrap();
+        let mut ours: Vec<_> =
+            pool.services().map(|service| service.full_name().to_owned()).collect();
+        ours.sort_unstable();
+        let mut known = known.to_vec();
+        known.sort_unstable();
+        assert_eq!(known, ours);
+    }
 }
 
 macro_rules! reflection {

@@ -26,6 +26,7 @@ const DRAIN_GRACE: Duration = Duration::from_secs(30);
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
 
 type MakeSpan = Arc<dyn Fn(&StepContext) -> Span + Send + Sync>;
+type OnConnection = Arc<dyn Fn(bool) + Send + Sync>;
 
 struct Settings {
     handlers: HashMap<String, Box<dyn Handler>>,
@@ -33,6 +34,7 @@ struct Settings {
     drain_grace: Duration,
     cancel_grace: Duration,
     make_span: MakeSpan,
+    on_connection: OnConnection,
 }
 
 /// Runs handlers for the steps of a namespace.
@@ -94,6 +96,7 @@ impl Worker {
                 drain_grace: DRAIN_GRACE,
                 cancel_grace: CANCEL_GRACE,
                 make_span: Arc::new(step_span),
+                on_connection: Arc::new(|_| {}),
             },
             twice: None,
         }
@@ -196,6 +199,13 @@ impl WorkerBuilder {
     /// the ids of task, step and trace.
     pub fn span(mut self, make: impl Fn(&StepContext) -> Span + Send + Sync + 'static) -> Self {
         self.settings.make_span = Arc::new(make);
+        self
+    }
+
+    /// Hears whether the stream to the server is open, whenever that changes;
+    /// must not block.
+    pub fn on_connection(mut self, hear: impl Fn(bool) + Send + Sync + 'static) -> Self {
+        self.settings.on_connection = Arc::new(hear);
         self
     }
 

@@ -221,6 +221,7 @@ impl Session {
             },
             LinkEvent::Writable => {}
             LinkEvent::Lost { status, opened, retry_in } => {
+                (self.settings.on_connection)(false);
                 self.outbox = Outbox::default();
                 self.granted = 0;
                 for held in self.held.values_mut() {
@@ -271,6 +272,7 @@ impl Session {
         self.lease_time = millis(terms.lease_ms).max(Duration::from_millis(1));
         self.heartbeat_every = millis(terms.heartbeat_ms).max(Duration::from_millis(1));
         self.ever_opened = true;
+        (self.settings.on_connection)(true);
         info!(lease_ms = terms.lease_ms, heartbeat_ms = terms.heartbeat_ms, "the stream is open");
         self.heartbeat_at = Instant::now() + self.heartbeat_every;
         if !self.held.is_empty() {

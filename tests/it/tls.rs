@@ -16,7 +16,7 @@ use crate::harness::{self, PATIENCE, ROOT_KEY, Server, Setup, alone, credentials
 const WORKER: &str = "spiffe://shop.example/worker";
 
 /// Certificates that the command line has made, beside a server's settings.
-fn files(folder: &Path) -> String {
+pub fn files(folder: &Path) -> String {
     let file = |name: &str| folder.join(name).display().to_string();
     format!("tls_cert = \"{}\"\ntls_key = \"{}\"\n", file("server.pem"), file("server-key.pem"))
 }
@@ -27,13 +27,15 @@ async fn generate(folder: &Path, more: &[&str]) {
     alone(&args).await.good();
 }
 
-async fn generated(more: &[&str]) -> TempDir {
+/// A folder of certificates, made by the command line.
+pub async fn generated(more: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     generate(folder.path(), more).await;
     folder
 }
 
-fn read(folder: &TempDir, name: &str) -> Vec<u8> {
+/// A file of it.
+pub fn read(folder: &TempDir, name: &str) -> Vec<u8> {
     fs::read(folder.path().join(name)).unwrap()
 }
 
@@ -48,12 +50,13 @@ async fn mutual(certs: &TempDir, rules: &str) -> Server {
     Server::with(Setup { server, rest: rules.to_owned(), ..Setup::default() }).await
 }
 
-fn rule(spiffe: &str) -> String {
+/// A rule that gives a SPIFFE ID every permission.
+pub fn rule(spiffe: &str) -> String {
     format!("[[auth.certificates]]\nspiffe = \"{spiffe}\"\npermissions = [\"*\"]\n")
 }
 
 /// A REST client that trusts the authority, and shows this certificate.
-fn rest(ca: &[u8], identity: Option<(&[u8], &[u8])>) -> reqwest::ClientBuilder {
+pub fn rest(ca: &[u8], identity: Option<(&[u8], &[u8])>) -> reqwest::ClientBuilder {
     let ca = reqwest::Certificate::from_pem(ca).unwrap();
     let builder = reqwest::Client::builder().tls_certs_only([ca]).timeout(PATIENCE);
     match identity {

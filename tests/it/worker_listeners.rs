@@ -21,6 +21,7 @@ use tonic::Code;
 use crate::harness::{
     PATIENCE, Process, ROOT_KEY, Server, Setup, credentials::Token, http, process, run,
 };
+use crate::tls;
 
 /// What each RPC of a worker process needs, written by hand (SE-22): the RPC,
 /// its permission and mode, and its REST paths.
@@ -312,6 +313,51 @@ async fn tk_01_auth_off_is_for_loopback_alone_on_a_worker_too() {
     assert_eq!(refused.exit().await, Some(2));
     let said = refused.err.all().join("\n");
     assert!(said.contains("beyond loopback"), "{said}");
+}
+
+/// The server's TLS and its rules about certificates hold for the worker too.
+#[tokio::test]
+async fn tk_03_se_46_a_worker_speaks_tls_and_knows_certificates() {
+    let certs = tls::generated(&["--spiffe", "spiffe://shop.example/probe"]).await;
+    let folder = certs.path();
+    let setup = Setup {
+        server: format!(
+            "{}client_ca = \"{}\"\n",
+            tls::files(folder),
+            folder.join("ca.pem").display()
+        ),
+        rest: tls::rule("spiffe://shop.example/probe"),
+        ..Setup::default()
+    };
+    let server = Server::with(setup).await;
+    let mut command = server.cli();
+    command.arg("-c").arg(server.path("bailiwick.toml"));
+    command.env("BAILIWICK_URL", format!("https://{}", server.grpc));
+    command.env("BAILIWICK_TLS_CA", folder.join("ca.pem"));
+    let own = Own::start(command, &PORTS).await;
+    let ca = tls::read(&certs, "ca.pem");
+    let (cert, key) = (tls::read(&certs, "client.pem"), tls::read(&certs, "client-key.pem"));
+    let nobody = tls::rest(&ca, None).build().unwrap();
+    let probe = tls::rest(&ca, Some((&cert, &key))).build().unwrap();
+    for (client, status) in [(&nobody, 401), (&probe, 200)] {
+        let url = format!("https://{}", own.http);
+        let ready = async {
+            while client.get(format!("{url}/health/ready")).send().await.unwrap().status() != 200 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ready).await.unwrap();
+        let answer = client.get(format!("{url}/v1/templates")).send().await.unwrap();
+        assert_eq!(answer.status(), status);
+    }
+    assert!(http().get(format!("http://{}/health", own.http)).send().await.is_err());
+    let mut command = process::bailiwick();
+    command.args(["worker", "templates", "--worker-url", &format!("https://{}", own.grpc)]);
+    command.env("BAILIWICK_TLS_CA", folder.join("ca.pem"));
+    command.env("BAILIWICK_TLS_CERT", folder.join("client.pem"));
+    command.env("BAILIWICK_TLS_KEY", folder.join("client-key.pem"));
+    let listed = run(command).await.good();
+    assert!(listed.starts_with("NAMESPACE"), "{listed}");
 }
 
 #[tokio::test]

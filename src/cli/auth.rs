@@ -12,7 +12,7 @@ use std::{
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use super::{Connection, Error, Format, Result, certs, credentials, output, view};
+use super::{Connection, Error, Format, Result, certs, credentials, output, scan, view};
 use crate::{
     authn::{
         PublicKey,
@@ -104,6 +104,9 @@ pub(super) enum Command {
     /// API keys: create, list, get, revoke, delete
     #[command(subcommand)]
     ApiKey(credentials::KeyCommand),
+    /// Find leaked secrets in files, in git history and on standard input
+    #[command(after_help = scan::HELP)]
+    Scan(scan::Scan),
     /// Show who a server takes you for
     #[command(
         after_help = "Examples:\n  bailiwick auth whoami\n  bailiwick auth whoami --token-file token --format json"
@@ -228,6 +231,7 @@ pub(super) async fn run(
             credentials::revoke_subject(issuer, subject, connection).await
         }
         Command::ApiKey(command) => credentials::key(command, connection, format).await,
+        Command::Scan(args) => Box::pin(scan::run(args, connection, format)).await,
         Command::Whoami => whoami(connection, format).await,
         Command::CanI { permissions, namespace } => {
             can_i(permissions, namespace, connection, format).await

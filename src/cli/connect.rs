@@ -9,6 +9,7 @@ use std::{
 use bailiwick_client::{Auth, Client, ClientBuilder, Endpoint};
 use clap::Args;
 use serde::Deserialize;
+use zeroize::Zeroize as _;
 
 use super::error::{Error, Result};
 
@@ -127,6 +128,23 @@ impl Connection {
         let auth = self.auth(Endpoint::Worker, |name| std::env::var(name).ok(), &profile)?;
         let builder = self.tls(Client::builder(&url).auth(auth), &url, &profile)?;
         Ok(builder.user_agent("bailiwick-cli").connect().await?)
+    }
+
+    /// Connects with another token than the caller's own.
+    pub(crate) async fn client_with(&self, token: &str) -> Result<Client> {
+        let token = Some(token.to_owned());
+        let mut this = Self { token, token_file: None, api_key: None, ..self.clone() };
+        let client = this.client().await;
+        this.token.zeroize();
+        client
+    }
+
+    /// Whether a secret is the caller's own credential.
+    pub(crate) fn is_own(&self, secret: &str) -> bool {
+        let resolved = self.resolve(|name| std::env::var(name).ok(), &profile_path());
+        resolved.is_ok_and(|(_, auth)| {
+            matches!(auth, Auth::Bearer(own) | Auth::ApiKey { key: own, .. } if own == secret)
+        })
     }
 
     /// The token alone, for commands that look at it.

@@ -9,6 +9,7 @@ mod credentials;
 mod error;
 mod output;
 mod quickstart;
+mod scan;
 mod serve;
 mod step;
 mod system;

@@ -17,7 +17,8 @@ const PREFIX: &str = "bwk_";
 const ID_LETTERS: usize = 12;
 const SECRET_LETTERS: usize = 43;
 const CHECKSUM_LETTERS: usize = 6;
-const LENGTH: usize = PREFIX.len() + ID_LETTERS + 1 + SECRET_LETTERS + CHECKSUM_LETTERS;
+/// How long a secret is, in bytes.
+pub const LENGTH: usize = PREFIX.len() + ID_LETTERS + 1 + SECRET_LETTERS + CHECKSUM_LETTERS;
 const BASE36: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 

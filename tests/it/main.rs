@@ -38,6 +38,8 @@ mod quickstart;
 #[cfg(test)]
 mod rest;
 #[cfg(test)]
+mod scan;
+#[cfg(test)]
 mod telemetry;
 #[cfg(test)]
 mod tls;

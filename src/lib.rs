@@ -13,10 +13,13 @@ pub mod storage;
 
 pub mod authz;
 
-pub mod admin;
+pub mod egress;
+
 pub mod authn;
 
 pub mod access;
+
+pub mod admin;
 
 pub mod engine;
 

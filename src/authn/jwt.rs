@@ -1,16 +1,25 @@
-//! JWTs by a static public key. Signatures are the library's; what a token
+//! JWTs by the public keys of their issuers. Signatures are the library's; what a token
 //! must look like is checked here, where nothing is optional by default
-//! (SE-23). Keys within a token (`jwk`, `jku`, `x5u`, `kid`) mean nothing.
+//! (SE-23). Keys within a token (`jwk`, `jku`, `x5u`) mean nothing; `kid`
+//! chooses among the issuer's own. The claim `iss`, not verified yet, only
+//! chooses whose keys and rules decide.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 use thiserror::Error;
+use tokio_util::sync::CancellationToken;
 
-use super::{Unauthenticated, json, pem::PublicKey};
+use super::{
+    Unauthenticated,
+    claims::{applies, names, strings},
+    json,
+    jwks::Ring,
+    pem::PublicKey,
+};
 use crate::{
-    config::Jwt,
+    config::{ClaimRule, Jwt, Roles},
     domain::{
         Grant, PermissionSet, Principal, Scope, Timestamp,
         principal::{Identity, Method, Source},
@@ -72,6 +81,12 @@ pub enum Fault {
     /// The signature is not the key's.
     #[error("the signature is not this key's")]
     Signature,
+    /// No such key in the issuer's set.
+    #[error("the issuer's key set has no such key")]
+    UnknownKid,
+    /// The issuer's keys were not fetched yet, or for too long.
+    #[error("the issuer's keys are not there or too old")]
+    KeysStale,
     /// A claim is missing.
     #[error("the claim `{0}` is missing")]
     ClaimMissing(&'static str),
@@ -117,6 +132,8 @@ impl Fault {
             Self::Type => "type",
             Self::Critical => "critical",
             Self::Signature => "signature",
+            Self::UnknownKid => "unknown_kid",
+            Self::KeysStale => "keys_stale",
             Self::ClaimMissing(_) => "claim_missing",
             Self::ClaimInvalid(..) => "claim_invalid",
             Self::Issuer => "issuer",
@@ -129,7 +146,7 @@ impl Fault {
     }
 
     /// Every label, so that each counter stands from the start.
-    pub(crate) const LABELS: [&'static str; 21] = [
+    pub(crate) const LABELS: [&'static str; 23] = [
         "ambiguous",
         "scheme",
         "unknown_key",
@@ -143,6 +160,8 @@ impl Fault {
         "type",
         "critical",
         "signature",
+        "unknown_kid",
+        "keys_stale",
         "claim_missing",
         "claim_invalid",
         "issuer",
@@ -173,6 +192,8 @@ impl Fault {
             | Self::Type
             | Self::Critical
             | Self::Signature
+            | Self::UnknownKid
+            | Self::KeysStale
             | Self::ClaimMissing(_)
             | Self::ClaimInvalid(..)
             | Self::Issuer
@@ -191,6 +212,10 @@ pub(super) struct Policy {
     pub(super) permissions_claim: String,
     pub(super) strict: bool,
     pub(super) default_scope: Scope,
+    pub(super) permissions_ceiling: PermissionSet,
+    pub(super) namespaces_ceiling: Scope,
+    pub(super) roles: Roles,
+    pub(super) rules: Vec<ClaimRule>,
     pub(super) foreign: BTreeSet<Arc<str>>,
 }
 
@@ -203,6 +228,10 @@ impl Policy {
             permissions_claim: jwt.permissions_claim.clone(),
             strict: jwt.strict,
             default_scope: jwt.default_scope.clone(),
+            permissions_ceiling: jwt.permissions_ceiling.clone(),
+            namespaces_ceiling: jwt.namespaces_ceiling.clone(),
+            roles: jwt.roles.clone(),
+            rules: jwt.rules.clone(),
             foreign,
         }
     }
@@ -215,7 +244,7 @@ pub(super) struct Claims {
     subject: Arc<str>,
     not_after: Timestamp,
     pub(super) issued_at: Option<Timestamp>,
-    grant: Grant,
+    grants: Vec<Grant>,
     worker_scope: Option<Scope>,
     pub(super) unknown_permissions: Vec<String>,
 }
@@ -225,7 +254,7 @@ impl Claims {
         Principal {
             identity: Identity { source: Source::Idp, issuer: self.issuer, subject: self.subject },
             method: Method::Jwt,
-            grants: vec![self.grant],
+            grants: self.grants,
             not_after: Some(self.not_after),
             credential_id,
             worker_scope: self.worker_scope,
@@ -233,34 +262,85 @@ impl Claims {
     }
 }
 
+/// Whose keys verify an issuer's tokens.
+pub(super) enum Keys {
+    Fixed(PublicKey, CancellationToken),
+    Ring(Arc<Ring>),
+}
+
+impl Keys {
+    fn key(
+        &self,
+        token: &Token<'_>,
+        now: Timestamp,
+    ) -> Result<(PublicKey, CancellationToken), Fault> {
+        match self {
+            Self::Fixed(key, gone) => Ok((key.clone(), gone.clone())),
+            Self::Ring(ring) => ring.key(&token.header, now).map(|key| (key.key, key.gone)),
+        }
+    }
+}
+
+pub(super) struct Issuer {
+    pub(super) keys: Keys,
+    pub(super) policy: Policy,
+}
+
+/// A token that is good.
+pub(super) struct Good {
+    pub(super) claims: Claims,
+    /// Cancelled when the key counts no more.
+    pub(super) revoked: CancellationToken,
+}
+
 pub(super) struct Verifier {
-    key: PublicKey,
-    policy: Policy,
+    issuers: Vec<Issuer>,
 }
 
 impl Verifier {
-    pub(super) fn new(key: PublicKey, policy: Policy) -> Self {
-        Self { key, policy }
+    pub(super) fn new(issuers: Vec<Issuer>) -> Self {
+        Self { issuers }
+    }
+
+    /// The key sets that must be kept fresh.
+    pub(super) fn rings(&self) -> impl Iterator<Item = &Arc<Ring>> {
+        self.issuers.iter().filter_map(|issuer| match &issuer.keys {
+            Keys::Fixed(..) => None,
+            Keys::Ring(ring) => Some(ring),
+        })
     }
 
     /// The first fault in an order that tells a stranger nothing: expiry
     /// counts only behind a good signature.
-    pub(super) fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, Fault> {
+    pub(super) fn verify(&self, token: &str, now: Timestamp) -> Result<Good, Fault> {
         let token = Token::parse(token)?;
+        let issuer = self.issuer(&token.claims)?;
+        let (key, revoked) = issuer.keys.key(&token, now)?;
         let mut faults = Vec::new();
-        token.check_header(&self.key, &mut faults);
+        token.check_header(&key, &mut faults);
         if let Some(fault) = faults.pop() {
             return Err(fault);
         }
-        if !token.is_signed_by(&self.key) {
+        if !token.is_signed_by(&key) {
             return Err(Fault::Signature);
         }
-        let claims = self.policy.check(&token.claims, now, &mut faults);
+        let claims = issuer.policy.check(&token.claims, now, &mut faults);
         match (faults.into_iter().next(), claims) {
-            (None, Some(claims)) => Ok(claims),
+            (None, Some(claims)) => Ok(Good { claims, revoked }),
             (Some(fault), _) => Err(fault),
             (None, None) => Err(Fault::Malformed("claims")),
         }
+    }
+
+    /// Whose the token says it is. The only issuer also looks at what is not
+    /// its own: its policy says what is wrong.
+    fn issuer(&self, claims: &Map<String, Value>) -> Result<&Issuer, Fault> {
+        if let [only] = self.issuers.as_slice() {
+            return Ok(only);
+        }
+        let name = claims.get("iss").ok_or(Fault::ClaimMissing("iss"))?.as_str();
+        let named = |issuer: &&Issuer| issuer.policy.issuer.as_deref() == name;
+        name.and_then(|_| self.issuers.iter().find(named)).ok_or(Fault::Issuer)
     }
 }
 
@@ -332,8 +412,7 @@ impl Policy {
         let subject = check_subject(claims, faults);
         let not_after = self.check_times(claims, now, faults);
         let (permissions, unknown_permissions) = self.check_permissions(claims, faults);
-        let scope =
-            scope(claims, "namespaces", faults).unwrap_or_else(|| self.default_scope.clone());
+        let grants = self.grants(claims, permissions, scope(claims, "namespaces", faults).as_ref());
         // An empty list narrows nothing: tokens are made with it by default.
         let worker_scope = scope_of_list(claims, "worker_namespaces", faults)
             .filter(|scope| *scope != Scope::NOWHERE);
@@ -342,7 +421,7 @@ impl Policy {
             subject: subject?.into(),
             not_after: not_after?,
             issued_at: claims.get("iat").and_then(Value::as_i64).map(Timestamp::from_seconds),
-            grant: Grant { permissions, scope },
+            grants,
             worker_scope,
             unknown_permissions,
         })
@@ -402,6 +481,34 @@ impl Policy {
         not_after
     }
 
+    /// What the token lists, and what each rule that fits gives: grants of
+    /// their own (SE-01). The claim `namespaces` narrows them all, the
+    /// issuer's ceiling cuts them.
+    fn grants(
+        &self,
+        claims: &Map<String, Value>,
+        permissions: PermissionSet,
+        claimed: Option<&Scope>,
+    ) -> Vec<Grant> {
+        let by_default = claimed.unwrap_or(&self.default_scope);
+        let mut grants = vec![Grant { permissions, scope: by_default.clone() }];
+        for rule in &self.rules {
+            let Some(mut scope) = applies(rule, claims, by_default) else { continue };
+            if let Some(claimed) = claimed {
+                scope = scope.intersection(claimed);
+            }
+            grants.push(Grant { permissions: rule.permissions.clone(), scope });
+        }
+        if grants.len() > 1 {
+            grants.retain(|grant| !grant.permissions.is_empty());
+        }
+        for grant in &mut grants {
+            grant.permissions = grant.permissions.intersection(&self.permissions_ceiling);
+            grant.scope = grant.scope.intersection(&self.namespaces_ceiling);
+        }
+        grants
+    }
+
     /// A token without the claim holds nothing.
     fn check_permissions(
         &self,
@@ -410,9 +517,9 @@ impl Policy {
     ) -> (PermissionSet, Vec<String>) {
         let mut permissions = PermissionSet::empty();
         let mut unknown = Vec::new();
-        let names = strings(claims, &self.permissions_claim, faults).unwrap_or_default();
+        let names = names(claims, &self.permissions_claim, faults).unwrap_or_default();
         for name in names {
-            if !permissions.add(name, &self.foreign) {
+            if !self.roles.add(&mut permissions, name, &self.foreign) {
                 unknown.push(excerpt(name));
             }
         }
@@ -464,22 +571,6 @@ fn seconds(claims: &Map<String, Value>, name: &str, faults: &mut Vec<Fault>) -> 
         faults.push(Fault::ClaimInvalid(name.to_owned(), "whole seconds since 1970"));
     }
     seconds
-}
-
-/// A list of strings, when the claim is there.
-fn strings<'c>(
-    claims: &'c Map<String, Value>,
-    name: &str,
-    faults: &mut Vec<Fault>,
-) -> Option<Vec<&'c str>> {
-    let value = claims.get(name)?;
-    let strings = value
-        .as_array()
-        .and_then(|items| items.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
-    if strings.is_none() {
-        faults.push(Fault::ClaimInvalid(name.to_owned(), "a list of strings"));
-    }
-    strings
 }
 
 /// SE-06: a missing claim is `None`; `[]` is nowhere; what is odd is a fault,

@@ -1,14 +1,17 @@
-//! From a credential to a principal: API keys of the configuration, JWTs by a
-//! static public key, and the credentials that the server itself gave out.
+//! From a credential to a principal: API keys of the configuration, JWTs of
+//! several issuers, by a public key or by a key set that is fetched, client
+//! certificates, and the credentials that the server itself gave out.
 //!
 //! Not here: whether the principal may do what it asks for (`access`,
 //! `authz`), and how a refusal is told (`access`).
 
 mod cache;
 mod certificate;
+mod claims;
 mod headers;
 mod issued;
 mod json;
+mod jwks;
 mod jwt;
 mod pem;
 mod recalls;
@@ -36,23 +39,24 @@ use self::{
     cache::{Cache, Verified},
     certificate::Mapping,
     headers::Presented,
-    jwt::{Policy, Verifier},
+    jwt::{Good, Issuer, Keys, Policy, Verifier},
 };
 pub use self::{
     certificate::ClientCertificate,
     issued::{Issue, Issued},
+    jwks::Ring,
     jwt::Fault,
     pem::PublicKey,
     recalls::Recalls,
 };
 use crate::{
-    config::{ApiKey, Auth, Credentials, Mode},
+    config::{self, ApiKey, Auth, Credentials, Jwt, Mode},
     domain::{
         Grant, Principal, Timestamp,
         principal::{Identity, Method, Source},
         secret,
     },
-    storage,
+    egress, storage,
 };
 
 /// A credential in steady use is worth one line of the log this often.
@@ -88,6 +92,9 @@ pub enum Error {
         /// What is wrong and what to do.
         problem: String,
     },
+    /// No key set can be fetched at all.
+    #[error("the keys of JWT issuers cannot be fetched: {0}")]
+    Egress(#[from] egress::Error),
 }
 
 /// A credential that is in force, and the principal that it makes.
@@ -281,7 +288,7 @@ impl Authenticator {
                     return Ok(accepted);
                 }
                 if token.contains('.') {
-                    holders.jwt(token, &digest, now, self)
+                    holders.jwt(token, &digest, now, &self.recalls)
                 } else {
                     self.given_out(token, &digest, Method::Token, peer, now)
                 }
@@ -333,6 +340,16 @@ impl Authenticator {
         Ok(counted)
     }
 
+    /// The key sets that must be kept fresh, each by a task of its own.
+    #[must_use]
+    pub fn rings(&self) -> Vec<Arc<Ring>> {
+        let jwt = match &self.known {
+            Known::Everybody(_) => None,
+            Known::Holders(holders) => holders.jwt.as_ref(),
+        };
+        jwt.map(|jwt| jwt.verifier.rings().cloned().collect()).unwrap_or_default()
+    }
+
     /// Takes every session back, as when the credentials are replaced.
     pub fn revoke_all(&self) {
         self.revoked.cancel();
@@ -350,30 +367,7 @@ impl Holders {
             .iter()
             .map(|key| (key.digest, KeyHolder::new(key, revoked)))
             .collect();
-        let jwt = credentials.jwt.as_ref().map(|jwt| {
-            let wrong = |problem: String| Error::PublicKey { origin: jwt.origin.clone(), problem };
-            let key = PublicKey::from_pem(&jwt.public_key).map_err(wrong)?;
-            if let Some(allowed) = &jwt.algorithms
-                && !allowed.contains(&key.algorithm())
-            {
-                return Err(wrong(format!(
-                    "it signs with {}, which `auth.jwt_allowed_algorithms` does not list",
-                    key.algorithm()
-                )));
-            }
-            let time = |result| {
-                metrics::histogram!(
-                    "bailiwick_auth_jwt_verification_duration_seconds", "result" => result)
-            };
-            Ok(JwtHolders {
-                verifier: Verifier::new(key, Policy::new(jwt, foreign.clone())),
-                log_unknown: jwt.log_unknown,
-                cache: Cache::new(),
-                succeeded: time("success"),
-                failed: time("failure"),
-            })
-        });
-        let jwt = jwt.transpose()?;
+        let jwt = JwtHolders::new(&credentials.issuers, foreign, revoked)?;
         let certificates = Mapping::new(&credentials.certificates);
         let api_key_header = credentials.api_key_header.clone();
         let api_keys_enabled = credentials.api_keys_enabled;
@@ -397,13 +391,13 @@ impl Holders {
         token: &str,
         digest: &[u8; 32],
         now: Timestamp,
-        of: &Authenticator,
+        recalls: &Arc<Recalls>,
     ) -> Result<Accepted, Rejected> {
         let rejected = |fault: Fault| Rejected { why: fault.why(), method: Method::Jwt, fault };
         let Some(jwt) = &self.jwt else {
             return Err(rejected(Fault::NoJwtKey));
         };
-        jwt.accept(token, digest, now, of).map_err(rejected)
+        jwt.accept(token, digest, now, recalls).map_err(rejected)
     }
 }
 
@@ -439,12 +433,46 @@ fn is_due(logged_at: &AtomicI64, now: Timestamp, every_seconds: i64) -> bool {
 }
 
 impl JwtHolders {
+    fn new(
+        issuers: &[Jwt],
+        foreign: &BTreeSet<Arc<str>>,
+        revoked: &CancellationToken,
+    ) -> Result<Option<Self>, Error> {
+        let Some(first) = issuers.first() else { return Ok(None) };
+        let log_unknown = first.log_unknown;
+        let issuers: Result<Vec<Issuer>, Error> = issuers
+            .iter()
+            .map(|jwt| {
+                let keys = match &jwt.keys {
+                    config::Keys::Pem { text, origin } => {
+                        Keys::Fixed(fixed(jwt, text, origin)?, revoked.clone())
+                    }
+                    config::Keys::Jwks(jwks) => {
+                        Keys::Ring(Arc::new(Ring::new(jwt, jwks, revoked)?))
+                    }
+                };
+                Ok(Issuer { keys, policy: Policy::new(jwt, foreign.clone()) })
+            })
+            .collect();
+        let time = |result| {
+            metrics::histogram!(
+                "bailiwick_auth_jwt_verification_duration_seconds", "result" => result)
+        };
+        Ok(Some(Self {
+            verifier: Verifier::new(issuers?),
+            log_unknown,
+            cache: Cache::new(),
+            succeeded: time("success"),
+            failed: time("failure"),
+        }))
+    }
+
     fn accept(
         &self,
         token: &str,
         digest: &[u8; 32],
         now: Timestamp,
-        of: &Authenticator,
+        recalls: &Arc<Recalls>,
     ) -> Result<Accepted, Fault> {
         if let Some(session) = self.cache.get(digest, now) {
             return Ok(Accepted {
@@ -455,18 +483,18 @@ impl JwtHolders {
             });
         }
         let started = now_for_figures();
-        let claims = self.verifier.verify(token, now);
-        let timer = if claims.is_ok() { &self.succeeded } else { &self.failed };
+        let good = self.verifier.verify(token, now);
+        let timer = if good.is_ok() { &self.succeeded } else { &self.failed };
         timer.record(started.elapsed());
-        let claims = claims.map_err(|fault| self.without_names(fault))?;
+        let Good { claims, revoked } = good.map_err(|fault| self.without_names(fault))?;
         let unknown_permissions =
             if self.log_unknown { claims.unknown_permissions.clone() } else { Vec::new() };
         let issued_at = claims.issued_at;
         let principal = claims.into_principal(credential_id(digest));
         let not_after = principal.not_after;
         let session = Arc::new(Session {
-            recall: Some((Arc::clone(&of.recalls), issued_at)),
-            ..Session::new(Arc::new(principal), of.revoked.child_token())
+            recall: Some((Arc::clone(recalls), issued_at)),
+            ..Session::new(Arc::new(principal), revoked.child_token())
         });
         let (session, fresh) =
             self.cache.insert(digest, Verified::new(session, now, not_after), now);
@@ -480,6 +508,18 @@ impl JwtHolders {
         } else {
             fault
         }
+    }
+}
+
+fn fixed(jwt: &Jwt, text: &str, origin: &str) -> Result<PublicKey, Error> {
+    let wrong = |problem: String| Error::PublicKey { origin: origin.to_owned(), problem };
+    let key = PublicKey::from_pem(text).map_err(wrong)?;
+    match &jwt.algorithms {
+        Some(allowed) if !allowed.contains(&key.algorithm()) => Err(wrong(format!(
+            "it signs with {}, which `auth.jwt_allowed_algorithms` does not list",
+            key.algorithm()
+        ))),
+        Some(_) | None => Ok(key),
     }
 }
 

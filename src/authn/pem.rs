@@ -54,6 +54,27 @@ impl PublicKey {
         Ok(Self { algorithm, key })
     }
 
+    /// From a modulus and an exponent.
+    pub(super) fn from_rsa(n: &[u8], e: &[u8]) -> Option<Self> {
+        let der = sequence(&[integer(n)?, integer(e)?].concat())?;
+        ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &der).ok()?;
+        Some(Self { algorithm: Algorithm::Rs256, key: DecodingKey::from_rsa_der(&der) })
+    }
+
+    /// From a point of P-256.
+    pub(super) fn from_p256(x: &[u8], y: &[u8]) -> Option<Self> {
+        let point = [&[4], x, y].concat();
+        let whole = x.len() == 32 && y.len() == 32;
+        (whole && ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &point).is_ok())
+            .then(|| Self { algorithm: Algorithm::Es256, key: DecodingKey::from_ec_der(&point) })
+    }
+
+    /// From a point of Ed25519.
+    pub(super) fn from_ed25519(x: &[u8]) -> Option<Self> {
+        (x.len() == 32 && ParsedPublicKey::new(&ED25519, x).is_ok())
+            .then(|| Self { algorithm: Algorithm::EdDsa, key: DecodingKey::from_ed_der(x) })
+    }
+
     /// What it verifies.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
@@ -107,6 +128,28 @@ pub(super) fn private_key(text: &str) -> Result<(Algorithm, EncodingKey), String
         }
         label => Err(format!("a PEM of `{label}` where a private key is needed")),
     }
+}
+
+/// A DER integer above zero.
+fn integer(bytes: &[u8]) -> Option<Vec<u8>> {
+    let start = bytes.iter().position(|byte| *byte != 0)?;
+    let bytes = bytes.get(start..)?;
+    let sign: &[u8] = if bytes.first()? & 0x80 == 0 { &[] } else { &[0] };
+    tagged(2, &[sign, bytes].concat())
+}
+
+fn sequence(content: &[u8]) -> Option<Vec<u8>> {
+    tagged(0x30, content)
+}
+
+fn tagged(tag: u8, content: &[u8]) -> Option<Vec<u8>> {
+    let [high, low] = u16::try_from(content.len()).ok()?.to_be_bytes();
+    let head = match (high, low) {
+        (0, 0..=0x7f) => vec![tag, low],
+        (0, 0x80..) => vec![tag, 0x81, low],
+        (1.., _) => vec![tag, 0x82, high, low],
+    };
+    Some([head, content.to_vec()].concat())
 }
 
 /// The library's name of an algorithm.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{tokens::KeyKind, *};
 use crate::{
-    config::{Algorithm, Jwt},
+    config::Algorithm,
     domain::{Area, Namespace, Permission, PermissionSet, Scope},
 };
 
@@ -20,18 +20,18 @@ fn now() -> Timestamp {
     Timestamp::from_seconds(NOW)
 }
 
-struct Keys {
+struct KeyTexts {
     private: String,
     public: String,
 }
 
-fn keys(kind: KeyKind) -> &'static Keys {
-    static RSA: OnceLock<Keys> = OnceLock::new();
-    static EC: OnceLock<Keys> = OnceLock::new();
-    static ED: OnceLock<Keys> = OnceLock::new();
+fn keys(kind: KeyKind) -> &'static KeyTexts {
+    static RSA: OnceLock<KeyTexts> = OnceLock::new();
+    static EC: OnceLock<KeyTexts> = OnceLock::new();
+    static ED: OnceLock<KeyTexts> = OnceLock::new();
     let make = || {
         let pair = tokens::generate(kind).unwrap();
-        Keys { private: pair.private.to_string(), public: pair.public }
+        KeyTexts { private: pair.private.to_string(), public: pair.public }
     };
     match kind {
         KeyKind::Rsa(_) => RSA.get_or_init(make),
@@ -40,25 +40,15 @@ fn keys(kind: KeyKind) -> &'static Keys {
     }
 }
 
-fn rsa() -> &'static Keys {
+fn rsa() -> &'static KeyTexts {
     keys(KeyKind::Rsa(2048))
 }
 
 const KINDS: [KeyKind; 3] = [KeyKind::Rsa(2048), KeyKind::P256, KeyKind::Ed25519];
 
 fn jwt_settings(public_key: &str) -> Jwt {
-    Jwt {
-        public_key: public_key.to_owned(),
-        origin: "a test".to_owned(),
-        issuer: "bailiwick".into(),
-        audience: "bailiwick-api".to_owned(),
-        algorithms: None,
-        leeway: Duration::ZERO,
-        permissions_claim: "permissions".to_owned(),
-        strict: true,
-        log_unknown: true,
-        default_scope: Scope::Everything,
-    }
+    let keys = config::Keys::Pem { text: public_key.to_owned(), origin: "a test".to_owned() };
+    Jwt::new(keys, "bailiwick", "bailiwick-api")
 }
 
 fn api_key(key: &str, subject: &str, permission: &str) -> ApiKey {
@@ -79,8 +69,8 @@ fn authenticator(jwt: Option<Jwt>, api_keys: Vec<ApiKey>) -> Authenticator {
 fn try_authenticator(jwt: Option<Jwt>, api_keys: Vec<ApiKey>) -> Result<Authenticator, Error> {
     Authenticator::new(&Auth {
         mode: Mode::On(Box::new(Credentials {
-            certificates: crate::config::Certificates::default(),
-            jwt,
+            certificates: config::Certificates::default(),
+            issuers: jwt.into_iter().collect(),
             api_key_header: HeaderName::from_static("x-api-key"),
             api_keys_enabled: true,
             api_keys,
@@ -158,7 +148,7 @@ fn good(claims: &Value) -> Arc<Principal> {
 #[test]
 fn tk_09_tk_36_each_kind_of_key_verifies_its_own_algorithm() {
     for kind in KINDS {
-        let Keys { private, public } = keys(kind);
+        let KeyTexts { private, public } = keys(kind);
         let settings = jwt_settings(public);
         let token = tokens::sign(
             private,
@@ -471,7 +461,7 @@ fn tk_42_tk_43_unknown_permissions_are_refused_or_ignored() {
 
 #[test]
 fn tk_42_permissions_of_a_wrong_type_are_refused_in_both_modes() {
-    for odd in [json!("tasks:read"), json!(null), json!({"tasks:read": true}), json!(["a", 1])] {
+    for odd in [json!(7), json!(null), json!({"tasks:read": true}), json!(["a", 1])] {
         let token = rs256(&with("permissions", odd));
         for strict in [true, false] {
             let settings = Jwt { strict, ..jwt_settings(&rsa().public) };
@@ -713,7 +703,7 @@ fn tk_04_openssl_reads_the_keys_and_we_read_openssls() {
         (KeyKind::P256, "256 bit"),
         (KeyKind::Ed25519, "ED25519"),
     ] {
-        let Keys { private, public } = keys(kind);
+        let KeyTexts { private, public } = keys(kind);
         std::fs::write(folder.path().join("private.pem"), private).unwrap();
         std::fs::write(folder.path().join("public.pem"), public).unwrap();
         let shown = openssl(&["pkey", "-in", "private.pem", "-noout", "-text"]);
@@ -769,4 +759,29 @@ fn nothing_secret_is_in_debug_texts() {
     assert_eq!(format!("{authenticator:?}"), "Authenticator(1 API keys, JWT on)");
     let pair = tokens::generate(KeyKind::Ed25519).unwrap();
     assert_eq!(format!("{pair:?}"), "KeyPairPem");
+}
+
+#[test]
+fn tk_41_the_claim_may_be_a_text_or_lie_deeper() {
+    let named =
+        |name: &str| Jwt { permissions_claim: name.to_owned(), ..jwt_settings(&rsa().public) };
+    let held = |settings: Jwt, claims: &Value| {
+        let accepted = accept(settings, &rs256(claims)).unwrap();
+        accepted.session.principal.grants[0].permissions.names()
+    };
+    let text = with("scope", json!("tasks:read  steps:read"));
+    assert_eq!(held(named("scope"), &text), ["tasks:read", "steps:read"]);
+    let deep = with("realm_access", json!({"roles": ["role:task-submitter"]}));
+    let path = "realm_access.roles";
+    assert_eq!(held(named(path), &deep), ["tasks:create", "tasks:read", "tasks:list"]);
+    // The claim of the whole name comes first.
+    let mut both = deep;
+    both[path] = json!(["dlq:read"]);
+    assert_eq!(held(named(path), &both), ["dlq:read"]);
+    let odd = with("realm_access", json!(["roles"]));
+    assert!(held(named(path), &odd).is_empty());
+    // An unknown role is an unknown permission.
+    let unknown = rs256(&with("permissions", json!(["role:nobody"])));
+    let fault = accept(jwt_settings(&rsa().public), &unknown).unwrap_err().fault;
+    assert_eq!(fault, Fault::UnknownPermissions(vec!["role:nobody".to_owned()]));
 }

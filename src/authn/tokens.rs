@@ -22,7 +22,10 @@ use super::{
     jwt::{Policy, Token},
     pem,
 };
-use crate::domain::{Scope, Timestamp};
+use crate::{
+    config::Roles,
+    domain::{PermissionSet, Scope, Timestamp},
+};
 
 /// Why a key or a token cannot be made.
 #[derive(Debug, Error)]
@@ -182,6 +185,10 @@ pub fn inspect(
         permissions_claim: "permissions".to_owned(),
         strict: true,
         default_scope: Scope::Everything,
+        permissions_ceiling: PermissionSet::star(),
+        namespaces_ceiling: Scope::Everything,
+        roles: Roles::default(),
+        rules: Vec::new(),
         foreign: expected.foreign.clone(),
     };
     // Only the faults are asked for.

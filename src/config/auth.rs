@@ -2,8 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs,
-    path::{Path, PathBuf},
+    fmt,
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -11,7 +11,7 @@ use std::{
 use http::HeaderName;
 use sha2::{Digest, Sha256};
 
-use super::{Certificates, Error, Reach, given, number, raw};
+use super::{Certificates, Error, Jwt, Reach, Roles, given, issuers, number, raw};
 use crate::domain::{Permission, PermissionSet, Scope};
 
 /// Keys that stand in the documentation and in examples: everybody knows
@@ -19,8 +19,6 @@ use crate::domain::{Permission, PermissionSet, Scope};
 pub const DOCUMENTED_KEYS: &[&str] =
     &["sk-prod-key-1", "sk-prod-key-2", "sk-test-key-1", "sk-example-key", "your-api-key"];
 
-/// The largest file with a public key.
-const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
 /// The longest API key.
 const API_KEY_BYTES_MAX: usize = 1024;
 /// The longest description of a key.
@@ -49,8 +47,8 @@ pub enum Mode {
 /// The credentials that count.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// How JWTs are verified; none are taken without it.
-    pub jwt: Option<Jwt>,
+    /// The issuers whose JWTs are taken, each by its own keys.
+    pub issuers: Vec<Jwt>,
     /// The header that carries an API key.
     pub api_key_header: HeaderName,
     /// Whether API keys are taken.
@@ -59,31 +57,6 @@ pub struct Credentials {
     pub api_keys: Vec<ApiKey>,
     /// Whom client certificates make.
     pub certificates: Certificates,
-}
-
-/// How JWTs are verified.
-#[derive(Clone, Debug)]
-pub struct Jwt {
-    /// The public key, a PEM.
-    pub public_key: String,
-    /// Where the key was found, for messages.
-    pub origin: String,
-    /// What `iss` must be.
-    pub issuer: Arc<str>,
-    /// What `aud` must be or contain.
-    pub audience: String,
-    /// What is allowed; none means what the key's kind says.
-    pub algorithms: Option<Vec<Algorithm>>,
-    /// How far the issuer's clock may be off.
-    pub leeway: Duration,
-    /// The claim with the permissions.
-    pub permissions_claim: String,
-    /// Whether a token with an unknown permission is refused.
-    pub strict: bool,
-    /// Whether unknown permissions are logged.
-    pub log_unknown: bool,
-    /// The scope of a token without the claim `namespaces`.
-    pub default_scope: Scope,
 }
 
 /// The algorithms of signatures that are taken at all.
@@ -147,12 +120,12 @@ pub(super) fn auth(
     check_methods(raw)?;
     let extra_permissions = extra_permissions(&raw.extra_permissions)?;
     let api_key_header = api_key_header(&raw.api_key_header)?;
-    let api_keys = api_keys(&raw.api_keys, &extra_permissions, reach)?;
+    let (issuers, roles) = issuers::issuers(raw, base, &extra_permissions, warnings)?;
+    let api_keys = api_keys(&raw.api_keys, &roles, &extra_permissions, reach)?;
     let jwt_token_expiry = token_expiry(raw)?;
-    let jwt = jwt(raw, base)?;
     let mode = if raw.enabled {
         let api_keys = if raw.api_keys_enabled { api_keys } else { Vec::new() };
-        if jwt.is_none() && api_keys.is_empty() && raw.certificates.is_empty() {
+        if issuers.is_empty() && api_keys.is_empty() && raw.certificates.is_empty() {
             warnings.push(
                 "auth is on, and neither an API key nor a JWT key is configured: every call will \
                  be refused"
@@ -160,7 +133,7 @@ pub(super) fn auth(
             );
         }
         Mode::On(Box::new(Credentials {
-            jwt,
+            issuers,
             api_key_header,
             api_keys_enabled: raw.api_keys_enabled,
             api_keys,
@@ -180,15 +153,6 @@ pub(super) fn token_expiry(raw: &raw::Auth) -> Result<Duration, Error> {
 }
 
 fn check_methods(raw: &raw::Auth) -> Result<(), Error> {
-    const METHOD: &str = "auth.jwt_verification_method";
-    match raw.jwt_verification_method.as_str() {
-        "public_key" => {}
-        "jwks" => return Err(Error::NotYet { key: format!("{METHOD} = \"jwks\"") }),
-        other => {
-            let problem = format!("`{other}` is neither `public_key` nor `jwks`");
-            return Err(Error::invalid(METHOD, problem));
-        }
-    }
     match raw.token_store.as_str() {
         "database" => Ok(()),
         "file" => Err(Error::NotYet { key: "auth.token_store = \"file\"".to_owned() }),
@@ -283,6 +247,7 @@ fn api_key_header(name: &str) -> Result<HeaderName, Error> {
 
 fn api_keys(
     raw: &[raw::ApiKey],
+    roles: &Roles,
     extra: &BTreeSet<Arc<str>>,
     reach: Reach,
 ) -> Result<Vec<ApiKey>, Error> {
@@ -296,7 +261,7 @@ fn api_keys(
             }
             None => format!("auth.api_keys #{number}"),
         };
-        let key = api_key(entry, number, description, extra)
+        let key = api_key(entry, number, description, roles, extra)
             .map_err(|problem| Error::invalid(place.as_str(), problem))?;
         if reach == Reach::Beyond && DOCUMENTED_KEYS.contains(&entry.key.as_str()) {
             return Err(Error::invalid(
@@ -319,6 +284,7 @@ fn api_key(
     entry: &raw::ApiKey,
     number: usize,
     description: Option<String>,
+    roles: &Roles,
     extra: &BTreeSet<Arc<str>>,
 ) -> Result<ApiKey, String> {
     let subject = description.unwrap_or_else(|| format!("api-key-{number}"));
@@ -337,92 +303,10 @@ fn api_key(
             "`key` must be 1 to {API_KEY_BYTES_MAX} visible ASCII characters without a comma"
         ));
     }
-    let mut permissions = PermissionSet::empty();
-    for name in &entry.permissions {
-        if !permissions.add(name, extra) {
-            return Err(format!("unknown permission `{}`", name.escape_debug()));
-        }
-    }
+    let permissions = roles.set(&entry.permissions, extra)?;
     let scope = entry.namespaces.as_ref().map_or(Ok(Scope::Everything), |names| {
         Scope::parse(names).map_err(|error| error.to_string())
     })?;
     let digest = Sha256::digest(entry.key.as_bytes()).into();
     Ok(ApiKey { subject: subject.into(), digest, permissions, scope })
-}
-
-/// `None` when auth is off or no key is configured.
-fn jwt(raw: &raw::Auth, base: &Path) -> Result<Option<Jwt>, Error> {
-    let algorithms = raw.jwt_allowed_algorithms.as_deref().map(algorithms).transpose()?;
-    let leeway =
-        number("auth.jwt_leeway_seconds", raw.jwt_leeway_seconds, 0, 5).map(Duration::from_secs)?;
-    let default_scope = Scope::parse(&raw.jwt_namespaces)
-        .map_err(|error| Error::invalid("auth.jwt_namespaces", error.to_string()))?;
-    number::<u64>(
-        "auth.jwks_refresh_interval_seconds",
-        raw.jwks_refresh_interval_seconds,
-        1,
-        1 << 32,
-    )?;
-    number::<u64>("auth.jwks_max_stale_seconds", raw.jwks_max_stale_seconds, 0, 1 << 32)?;
-    if raw.permissions_claim.trim().is_empty() || RESERVED.contains(&raw.permissions_claim.as_str())
-    {
-        return Err(Error::invalid("auth.permissions_claim", "not the name of a claim of its own"));
-    }
-    if !raw.enabled {
-        return Ok(None);
-    }
-    let Some((public_key, origin)) = public_key(raw, base)? else { return Ok(None) };
-    let required = |key: &str, value: &Option<String>| {
-        given(value.clone()).ok_or_else(|| {
-            Error::invalid(key, "required with a JWT key: without it tokens made for others count")
-        })
-    };
-    Ok(Some(Jwt {
-        public_key,
-        origin,
-        issuer: required("auth.jwt_issuer", &raw.jwt_issuer)?.into(),
-        audience: required("auth.jwt_audience", &raw.jwt_audience)?,
-        algorithms,
-        leeway,
-        permissions_claim: raw.permissions_claim.clone(),
-        strict: raw.strict_validation,
-        log_unknown: raw.log_unknown_permissions,
-        default_scope,
-    }))
-}
-
-/// Claims with a meaning of their own.
-const RESERVED: &[&str] =
-    &["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "namespaces", "worker_namespaces"];
-
-fn algorithms(names: &[String]) -> Result<Vec<Algorithm>, Error> {
-    const KEY: &str = "auth.jwt_allowed_algorithms";
-    let known = |name: &String| {
-        Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name).ok_or_else(|| {
-            Error::invalid(KEY, format!("`{name}` is none of RS256, ES256 and EdDSA"))
-        })
-    };
-    if names.is_empty() {
-        return Err(Error::invalid(KEY, "an empty list would refuse every token; leave it out"));
-    }
-    names.iter().map(known).collect()
-}
-
-/// The PEM and where it comes from; the path wins (TK-35).
-fn public_key(raw: &raw::Auth, base: &Path) -> Result<Option<(String, String)>, Error> {
-    let Some(path) = given(raw.jwt_public_key_path.clone()) else {
-        let inline = given(raw.jwt_public_key.clone());
-        return Ok(inline.map(|pem| (pem, "auth.jwt_public_key".to_owned())));
-    };
-    let path: PathBuf = base.join(path);
-    let failed = |source| Error::Read {
-        what: "the JWT public key (auth.jwt_public_key_path)",
-        path: path.clone(),
-        source,
-    };
-    if fs::metadata(&path).map_err(failed)?.len() > KEY_FILE_BYTES_MAX {
-        return Err(failed(std::io::ErrorKind::FileTooLarge.into()));
-    }
-    let pem = fs::read_to_string(&path).map_err(failed)?;
-    Ok(Some((pem, path.display().to_string())))
 }

@@ -4,6 +4,7 @@
 //! settings of clients (`cli`).
 
 mod auth;
+mod issuers;
 mod limits;
 mod raw;
 mod redacted;
@@ -17,7 +18,8 @@ use std::{
     time::Duration,
 };
 
-pub use auth::{Algorithm, ApiKey, Auth, Credentials, DOCUMENTED_KEYS, Jwt, Mode};
+pub use auth::{Algorithm, ApiKey, Auth, Credentials, DOCUMENTED_KEYS, Mode};
+pub use issuers::{ClaimRule, Jwks, Jwt, Keys, Pattern, Place, Roles};
 pub use limits::{Rate, Rates};
 use thiserror::Error;
 pub use tls::{CertificateRule, Certificates, Tls, spiffe_trust_domain};

@@ -1,6 +1,8 @@
 //! The settings as they are written. The fields' names are the keys: which
 //! keys are known is read from here and stands nowhere else.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 /// All tables.
@@ -75,9 +77,9 @@ pub(super) struct Auth {
     pub(super) jwt_verification_method: String,
     pub(super) jwt_allowed_algorithms: Option<Vec<String>>,
     pub(super) jwt_leeway_seconds: u64,
-    /// Counts once keys come from a JWKS.
+    pub(super) jwks_url: Option<String>,
+    pub(super) jwks_url_allow_http: bool,
     pub(super) jwks_refresh_interval_seconds: u64,
-    /// Counts once keys come from a JWKS.
     pub(super) jwks_max_stale_seconds: u64,
     pub(super) permissions_claim: String,
     pub(super) strict_validation: bool,
@@ -88,6 +90,9 @@ pub(super) struct Auth {
     pub(super) certificates: Vec<CertificateRule>,
     pub(super) token_store: String,
     pub(super) extra_permissions: Vec<String>,
+    pub(super) issuers: Vec<Issuer>,
+    pub(super) claim_rules: Vec<ClaimRule>,
+    pub(super) roles: BTreeMap<String, Role>,
 }
 
 impl Default for Auth {
@@ -104,6 +109,8 @@ impl Default for Auth {
             jwt_verification_method: "public_key".to_owned(),
             jwt_allowed_algorithms: None,
             jwt_leeway_seconds: 0,
+            jwks_url: None,
+            jwks_url_allow_http: false,
             jwks_refresh_interval_seconds: 3600,
             jwks_max_stale_seconds: 86_400,
             permissions_claim: "permissions".to_owned(),
@@ -115,6 +122,9 @@ impl Default for Auth {
             certificates: Vec::new(),
             token_store: "database".to_owned(),
             extra_permissions: Vec::new(),
+            issuers: Vec::new(),
+            claim_rules: Vec::new(),
+            roles: BTreeMap::new(),
         }
     }
 }
@@ -141,6 +151,42 @@ pub(super) struct CertificateRule {
     #[serde(default)]
     #[expect(dead_code, reason = "a remark in the file; the subject is the SPIFFE ID")]
     pub(super) description: Option<String>,
+}
+
+/// One of `[[auth.issuers]]`.
+#[derive(Deserialize)]
+pub(super) struct Issuer {
+    pub(super) issuer: String,
+    pub(super) audience: String,
+    pub(super) public_key_path: Option<String>,
+    pub(super) jwks_url: Option<String>,
+    #[serde(default)]
+    pub(super) discovery: bool,
+    pub(super) algorithms: Option<Vec<String>>,
+    pub(super) permissions_claim: Option<String>,
+    pub(super) namespaces: Option<Vec<String>>,
+    pub(super) permissions_ceiling: Option<Vec<String>>,
+    pub(super) namespaces_ceiling: Option<Vec<String>>,
+    pub(super) strict: Option<bool>,
+    pub(super) jwks_refresh_interval_seconds: Option<u64>,
+    pub(super) jwks_max_stale_seconds: Option<u64>,
+    #[serde(default)]
+    pub(super) jwks_url_allow_http: bool,
+}
+
+/// One of `[[auth.claim_rules]]`.
+#[derive(Deserialize)]
+pub(super) struct ClaimRule {
+    pub(super) issuer: String,
+    pub(super) claims: BTreeMap<String, String>,
+    pub(super) permissions: Vec<String>,
+    pub(super) namespaces: Option<Vec<String>>,
+}
+
+/// One `[auth.roles.NAME]`.
+#[derive(Deserialize)]
+pub(super) struct Role {
+    pub(super) permissions: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -217,10 +263,7 @@ impl Default for Telemetry {
 /// Settings of later versions. One that is off (`false`, 0, empty) does no
 /// harm; any other would be believed and not hold, so it stops the start.
 pub(super) const LATER: &[(&str, &[&str])] = &[
-    (
-        "auth",
-        &["jwks_url", "jwks_url_allow_http", "token_file", "key_encryption_key_file", "namespaces"],
-    ),
+    ("auth", &["token_file", "key_encryption_key_file", "namespaces"]),
     ("controller", &["listen", "auth_file"]),
     ("scheduler", &["runners", "run_as"]),
     ("limits", &["egress_allow"]),

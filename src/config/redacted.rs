@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use serde_json::{Value, json};
 
-use super::{Auth, LogFormat, Mode, Rates, Settings, Storage};
+use super::{Auth, Jwt, Keys, LogFormat, Mode, Rates, Settings, Storage};
 
 pub(super) fn redacted(settings: &Settings) -> Value {
     let Settings { server, storage, auth, limits, telemetry, warnings: _ } = settings;
@@ -87,20 +87,30 @@ fn redacted_auth(auth: &Auth) -> Value {
             })
         })
         .collect();
-    let jwt = credentials.jwt.as_ref().map(|jwt| {
-        json!({
-            "issuer": jwt.issuer.as_ref(),
-            "audience": jwt.audience,
-            "leeway_seconds": jwt.leeway.as_secs(),
-            "permissions_claim": jwt.permissions_claim,
-            "strict_validation": jwt.strict,
-            "log_unknown_permissions": jwt.log_unknown,
-        })
-    });
+    let issuers: Vec<Value> = credentials.issuers.iter().map(redacted_issuer).collect();
     if let Some(shown) = shown.as_object_mut() {
         shown.insert("api_key_header".to_owned(), credentials.api_key_header.as_str().into());
         shown.insert("api_keys".to_owned(), keys.into());
-        shown.insert("jwt".to_owned(), jwt.into());
+        shown.insert("issuers".to_owned(), issuers.into());
     }
     shown
+}
+
+/// A JWKS URL is not shown: its query may hold a key.
+fn redacted_issuer(jwt: &Jwt) -> Value {
+    json!({
+        "issuer": jwt.issuer.as_ref(),
+        "audience": jwt.audience,
+        "keys": match &jwt.keys {
+            Keys::Pem { .. } => "public_key",
+            Keys::Jwks(_) => "jwks",
+        },
+        "leeway_seconds": jwt.leeway.as_secs(),
+        "permissions_claim": jwt.permissions_claim,
+        "permissions_ceiling": jwt.permissions_ceiling.names(),
+        "namespaces_ceiling": jwt.namespaces_ceiling.to_strings(),
+        "strict_validation": jwt.strict,
+        "log_unknown_permissions": jwt.log_unknown,
+        "claim_rules": jwt.rules.len(),
+    })
 }

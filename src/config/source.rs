@@ -98,36 +98,61 @@ fn check_key(table: &str, key: &str, value: &Value) -> Result<(), Error> {
     if matches!(value, Value::Float(_)) {
         return Err(Error::Type { key: full, expected: "no fraction".to_owned() });
     }
-    if (table, key) == ("auth", "api_keys") {
-        check_api_keys(value)?;
+    match (table, key) {
+        ("auth", "api_keys") => check_list::<raw::ApiKey>(&full, value, &["key", "permissions"]),
+        ("auth", "issuers") => check_list::<raw::Issuer>(&full, value, &["issuer", "audience"]),
+        ("auth", "claim_rules") => {
+            check_list::<raw::ClaimRule>(&full, value, &["issuer", "claims", "permissions"])
+        }
+        ("auth", "roles") => check_roles(&full, value),
+        _ => Ok(()),
+    }
+}
+
+/// Tables of one kind, `[[full]]`.
+fn check_list<T: for<'de> Deserialize<'de>>(
+    full: &str,
+    value: &Value,
+    required: &[&str],
+) -> Result<(), Error> {
+    let Value::Array(entries) = value else {
+        return Err(Error::Type { key: full.to_owned(), expected: format!("tables [[{full}]]") });
+    };
+    for (entry, number) in entries.iter().zip(1..) {
+        check_entry::<T>(format!("{full} #{number}"), entry, required)?;
     }
     Ok(())
 }
 
-fn check_api_keys(value: &Value) -> Result<(), Error> {
-    let Value::Array(entries) = value else {
+fn check_roles(full: &str, value: &Value) -> Result<(), Error> {
+    let Value::Table(roles) = value else {
         return Err(Error::Type {
-            key: "auth.api_keys".to_owned(),
-            expected: "tables [[auth.api_keys]]".to_owned(),
+            key: full.to_owned(),
+            expected: format!("tables [{full}.NAME]"),
         });
     };
-    for (entry, number) in entries.iter().zip(1..) {
-        let place = format!("auth.api_keys #{number}");
-        let Value::Table(entry) = entry else {
-            return Err(Error::Type { key: place, expected: "a table".to_owned() });
-        };
-        let known = field_names::<raw::ApiKey>();
-        if let Some(key) = entry.keys().find(|key| !known.contains(&key.as_str())) {
-            let nearest = nearest(key, known.iter().map(|name| (*name).to_owned()));
-            return Err(Error::Unknown { key: format!("{place}: {key}"), nearest });
-        }
-        for required in ["key", "permissions"] {
-            if !entry.contains_key(required) {
-                return Err(Error::invalid(place, format!("`{required}` is missing")));
-            }
-        }
+    roles.iter().try_for_each(|(name, role)| {
+        check_entry::<raw::Role>(format!("{full}.{name}"), role, &["permissions"])
+    })
+}
+
+fn check_entry<T: for<'de> Deserialize<'de>>(
+    place: String,
+    entry: &Value,
+    required: &[&str],
+) -> Result<(), Error> {
+    let Value::Table(entry) = entry else {
+        return Err(Error::Type { key: place, expected: "a table".to_owned() });
+    };
+    let known = field_names::<T>();
+    if let Some(key) = entry.keys().find(|key| !known.contains(&key.as_str())) {
+        let nearest = nearest(key, known.iter().map(|name| (*name).to_owned()));
+        return Err(Error::Unknown { key: format!("{place}: {key}"), nearest });
     }
-    Ok(())
+    match required.iter().find(|required| !entry.contains_key(**required)) {
+        Some(required) => Err(Error::invalid(place, format!("`{required}` is missing"))),
+        None => Ok(()),
+    }
 }
 
 fn overrides(

@@ -85,8 +85,6 @@ fn unknown_keys_name_the_nearest_known_one() {
 #[test]
 fn what_comes_later_is_refused_by_name_and_what_is_off_does_no_harm() {
     for (text, name) in [
-        ("[auth]\njwt_verification_method = \"jwks\"", "jwks"),
-        ("[auth]\njwks_url = \"https://idp/keys\"", "auth.jwks_url"),
         ("[auth]\ntoken_store = \"file\"", "token_store"),
         ("[[auth.namespaces]]\nprefix = \"a\"", "auth.namespaces"),
         ("[controller]", "[controller]"),
@@ -191,12 +189,16 @@ fn tk_35_the_path_of_the_key_wins_and_counts_from_the_files_folder() {
                 [storage]\nurl = \"sqlite:data/x.db\"\n";
     fs::write(&path, text).unwrap();
     let settings = Settings::load(Some(&path), variables(&[])).unwrap();
-    assert_eq!(credentials(&settings).jwt.as_ref().unwrap().public_key, "from the file");
+    let pem = |settings: &Settings| match &credentials(settings).issuers[0].keys {
+        Keys::Pem { text, .. } => text.clone(),
+        Keys::Jwks(_) => panic!("a key set"),
+    };
+    assert_eq!(pem(&settings), "from the file");
     assert_eq!(settings.storage, Storage::Sqlite(folder.path().join("data/x.db")));
 
     let short = [("BAILIWICK_JWT_PUBLIC_KEY_PATH", "keys/b.pem")];
     let settings = Settings::load(Some(&path), variables(&short)).unwrap();
-    assert_eq!(credentials(&settings).jwt.as_ref().unwrap().public_key, "from the variable");
+    assert_eq!(pem(&settings), "from the variable");
     let absent = [("BAILIWICK_JWT_PUBLIC_KEY_PATH", "keys/absent.pem")];
     let error = Settings::load(Some(&path), variables(&absent)).unwrap_err();
     assert!(matches!(error, Error::Read { .. }), "{error}");
@@ -516,4 +518,94 @@ fn se_46_a_rule_for_certificates_is_checked() {
     }
     let error = load(&rule("spiffe://shop/a", "*")).unwrap_err().to_string();
     assert!(error.contains("auth.certificates") && error.contains("server.client_ca"), "{error}");
+}
+
+const ISSUER: &str = "[[auth.issuers]]\nissuer = \"https://b\"\naudience = \"x\"\n";
+
+#[test]
+fn tk_38_key_sets_need_https_an_issuer_and_an_audience() {
+    let jwks = |lines: &str| {
+        let auth = "[auth]\nenabled = true\njwt_verification_method = \"jwks\"\n";
+        load(&format!("{auth}{lines}"))
+    };
+    let both = "jwt_issuer = \"https://idp\"\njwt_audience = \"a\"\n";
+    let settings = jwks(both).unwrap();
+    let Keys::Jwks(jwks_of) = &credentials(&settings).issuers[0].keys else { panic!("a PEM") };
+    assert_eq!(jwks_of.url, None);
+    for good in [
+        "jwks_url = \"https://idp/keys\"\n",
+        "jwks_url = \"http://10.0.0.1/keys\"\njwks_url_allow_http = true\n",
+    ] {
+        assert!(jwks(&format!("{both}{good}")).is_ok(), "{good}");
+    }
+    for (bad, key) in [
+        ("jwks_url = \"http://localhost/keys\"\n", "plain http"),
+        ("jwks_url = \"file:///keys\"\n", "auth.jwks_url"),
+        ("jwks_url = \"https://a:b@idp/keys\"\n", "auth.jwks_url"),
+        ("jwks_refresh_interval_seconds = 0\n", "jwks_refresh_interval_seconds"),
+    ] {
+        let said = jwks(&format!("{both}{bad}")).unwrap_err().to_string();
+        assert!(said.contains(key), "{said}");
+    }
+    for (lines, key) in [
+        ("jwt_audience = \"a\"\n", "auth.jwt_issuer"),
+        ("jwt_issuer = \"https://idp\"\n", "auth.jwt_audience"),
+        ("jwt_issuer = \"idp\"\njwt_audience = \"a\"\n", "auth.jwt_issuer"),
+        ("jwt_issuer = \"http://idp\"\njwt_audience = \"a\"\n", "plain http"),
+    ] {
+        let said = jwks(lines).unwrap_err().to_string();
+        assert!(said.contains(key), "{said}");
+    }
+    assert!(problem("[auth]\njwks_url = \"https://idp/keys\"").contains("auth.jwks_url"));
+}
+
+#[test]
+fn se_02_issuers_rules_and_roles_are_checked_when_they_load() {
+    let on = "[auth]\nenabled = true\n";
+    assert!(problem(&format!("{on}{ISSUER}{ISSUER}")).contains("there twice"));
+    for (line, says) in [
+        ("jwks_uri = \"x\"\n", "did you mean `jwks_url`"),
+        ("discovery = true\njwks_url = \"https://b/k\"\n", "give one of"),
+        ("jwks_url = \"http://b/k\"\n", "plain http"),
+        ("algorithms = [\"HS256\"]\n", "algorithms"),
+        ("namespaces = [\"a.*\"]\n", "namespaces"),
+        ("namespaces_ceiling = [\"\"]\n", "namespaces_ceiling"),
+        ("permissions_ceiling = [\"tasks:fly\"]\n", "tasks:fly"),
+        ("permissions_claim = \"sub\"\n", "permissions_claim"),
+    ] {
+        let said = problem(&format!("{on}{ISSUER}{line}"));
+        assert!(said.contains(says) && said.contains("auth.issuers #1"), "{said}");
+    }
+    let rule = |lines: &str| {
+        format!(
+            "{on}{ISSUER}[[auth.claim_rules]]\npermissions = [\"role:own\"]\n{lines}\n\
+                 [auth.roles.own]\npermissions = [\"tasks:read\"]\n"
+        )
+    };
+    let good = "issuer = \"https://b\"\nclaims = { Repo = \"a/*\", \"k.io.x\" = \"y\" }";
+    let settings = load(&rule(good)).unwrap();
+    let names: Vec<&str> = credentials(&settings).issuers[0].rules[0]
+        .claims
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(names, ["Repo", "k.io.x"]);
+    for (lines, says) in [
+        ("issuer = \"https://c\"\nclaims = { a = \"b\" }", "no issuer"),
+        ("issuer = \"https://b\"\nclaims = {}", "empty"),
+        ("issuer = \"https://b\"", "`claims` is missing"),
+        ("issuer = \"https://b\"\nclaims = { a = \"b\" }\nnamespaces = [\"x{a}\"]", "x{a}"),
+    ] {
+        let said = problem(&rule(lines));
+        assert!(said.contains(says), "{said}");
+    }
+    for (role, says) in [
+        ("[auth.roles.superuser]\npermissions = []", "built in"),
+        ("[auth.roles.Own]\npermissions = []", "a role's name"),
+        ("[auth.roles.own]\npermissions = [\"tasks:fly\"]", "tasks:fly"),
+        ("[auth.roles.own]\npermission = []", "permissions"),
+        ("[[auth.api_keys]]\nkey = \"k\"\npermissions = [\"role:nobody\"]", "unknown role"),
+    ] {
+        assert!(problem(role).contains(says), "{}", problem(role));
+    }
 }

@@ -156,19 +156,17 @@ impl PermissionSet {
         known
     }
 
-    /// Whether a permission is in it.
-    #[must_use]
-    pub fn contains(&self, permission: Permission) -> bool {
-        self.star || self.bits & permission.bit() != 0
+    /// What is in this set, in that one, or in both.
+    pub fn extend(&mut self, other: &Self) {
+        if self.star || other.star {
+            *self = Self::star();
+        } else {
+            self.bits |= other.bits;
+            self.foreign.extend(other.foreign.iter().cloned());
+        }
     }
 
-    /// Whether a foreign permission is in it.
-    #[must_use]
-    pub fn contains_foreign(&self, name: &str) -> bool {
-        self.star || self.foreign.contains(name)
-    }
-
-    /// What is in both; `*` only where both are.
+    /// What is in both; `*` only when both are.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         match (self.star, other.star) {
@@ -180,6 +178,24 @@ impl PermissionSet {
                 foreign: self.foreign.intersection(&other.foreign).cloned().collect(),
             },
         }
+    }
+
+    /// Whether nothing is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.star && self.bits == 0 && self.foreign.is_empty()
+    }
+
+    /// Whether a permission is in it.
+    #[must_use]
+    pub fn contains(&self, permission: Permission) -> bool {
+        self.star || self.bits & permission.bit() != 0
+    }
+
+    /// Whether a foreign permission is in it.
+    #[must_use]
+    pub fn contains_foreign(&self, name: &str) -> bool {
+        self.star || self.foreign.contains(name)
     }
 
     /// Its permissions of the vocabulary.
@@ -254,6 +270,29 @@ mod tests {
                 assert!(!set(&[old]).contains(new), "{old} {new}");
             }
         }
+    }
+
+    #[test]
+    fn se_02_a_ceiling_cuts_and_star_stays_star_under_star_alone() {
+        let star = PermissionSet::star();
+        let some = set(&["tasks:read", "steps:read"]);
+        assert!(star.intersection(&star).is_star());
+        for cut in [star.intersection(&some), some.intersection(&star)] {
+            assert_eq!(cut, some);
+            assert!(!cut.is_star());
+        }
+        assert_eq!(some.intersection(&set(&["tasks:*"])), set(&["tasks:read"]));
+        assert!(some.intersection(&set(&["dlq:read"])).is_empty());
+
+        let declared = BTreeSet::from([Arc::from("bundles:read"), Arc::from("bundles:write")]);
+        let mut both = PermissionSet::empty();
+        assert!(both.add("bundles:*", &declared));
+        let mut one = PermissionSet::empty();
+        assert!(one.add("bundles:read", &declared));
+        assert_eq!(both.intersection(&one), one);
+        assert_eq!(star.intersection(&one), one);
+        one.extend(&some);
+        assert!(one.contains_foreign("bundles:read") && one.contains(Permission::StepsRead));
     }
 
     #[test]

@@ -39,7 +39,7 @@ use self::{
 use crate::{
     access::{Gate, MethodRule, Rule, Table, table},
     admin::{self, Admin},
-    authn::{self, Authenticator},
+    authn::{self, Authenticator, Ring},
     authz::System,
     config::{self, Mode, Settings, Storage},
     domain::{Clock, Permission},
@@ -52,6 +52,9 @@ use crate::{
 
 /// How often the recorder of figures is tidied up.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+/// How long the start waits for the keys of JWT issuers.
+const KEYS_WAIT: Duration = Duration::from_secs(5);
 
 /// Why a server does not start. Each says what to do.
 #[derive(Debug, ThisError)]
@@ -132,6 +135,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     let table = Arc::new(table);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let authenticator = Authenticator::new(&settings.auth)?;
+    let rings = authenticator.rings();
     let routes = Routes::from_pool(&pool)?;
     let tls = Tls::load(settings.server.tls.as_ref())?;
     // Bound before the store is opened, so that a taken port changes nothing.
@@ -176,9 +180,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     let [grpc, http] = ports.each_ref().map(Listener::address);
     let ports = ports.map(|port| port.secured(tls.clone()));
     let listeners = listen(ports, &stack, limits, &shutdown);
-    readiness.set(Phase::Serving);
-    readiness.report().await;
-    loops.spawn(readiness.clone().run(shutdown.clone()));
+    become_ready(rings, &clock, &readiness, &loops, &shutdown).await;
     loops.close();
     let auth = if matches!(settings.auth.mode, Mode::Off) { "off" } else { "on" };
     tracing::info!(%grpc, %http, auth, tls = tls.is_some(), version = env!("CARGO_PKG_VERSION"), "serving");
@@ -236,6 +238,45 @@ fn origins(settings: &Settings) -> Origins {
         auth_off: matches!(settings.auth.mode, Mode::Off),
         hosts: settings.server.allowed_hosts.clone(),
         pages: settings.server.allowed_origins.clone(),
+    }
+}
+
+/// Starts to keep the keys of JWT issuers fresh and waits for the first ones.
+async fn become_ready(
+    rings: Vec<Arc<Ring>>,
+    clock: &Arc<dyn Clock>,
+    readiness: &Readiness,
+    loops: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
+    for ring in &rings {
+        loops.spawn(Arc::clone(ring).run(Arc::clone(clock), shutdown.clone()));
+    }
+    if tokio::time::timeout(KEYS_WAIT, all_ready(&rings)).await.is_ok() {
+        readiness.set(Phase::Serving);
+    } else {
+        tracing::warn!("not ready: the keys of a JWT issuer are not there yet");
+        loops.spawn(serve_when_ready(rings, readiness.clone(), shutdown.clone()));
+    }
+    readiness.report().await;
+    loops.spawn(readiness.clone().run(shutdown.clone()));
+}
+
+async fn all_ready(rings: &[Arc<Ring>]) {
+    for ring in rings {
+        ring.ready().await;
+    }
+}
+
+async fn serve_when_ready(
+    rings: Vec<Arc<Ring>>,
+    readiness: Readiness,
+    shutdown: CancellationToken,
+) {
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => {}
+        () = all_ready(&rings) => readiness.set(Phase::Serving),
     }
 }
 

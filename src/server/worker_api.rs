@@ -75,7 +75,9 @@ pub async fn start(setup: Setup<'_>) -> Result<Listening, Error> {
     let pool = DescriptorPool::decode(pb::WORKER_FILE_DESCRIPTOR_SET)?;
     let table = Table::from_pool(&pool, &settings.auth.extra_permissions).map_err(Error::Table)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let gate = Gate::new(Authenticator::new(&settings.auth)?, None, &settings.limits.rates, clock);
+    let authenticator = Authenticator::new(&settings.auth)?;
+    let rings = authenticator.rings();
+    let gate = Gate::new(authenticator, None, &settings.limits.rates, Arc::clone(&clock));
     let tls = Tls::load(settings.server.tls.as_ref())?;
     let grpc_port = bind("gRPC", settings.server.grpc_listen, grpc_given).await?;
     let http_port = bind("REST", settings.server.http_listen, http_given).await?;
@@ -106,9 +108,7 @@ pub async fn start(setup: Setup<'_>) -> Result<Listening, Error> {
     loops.spawn(tls::watch(tls.clone(), shutdown.clone()));
     let ports = [grpc_port, http_port].map(|port| port.secured(tls.clone()));
     let listeners = super::listen(ports, &stack, limits, &shutdown);
-    readiness.set(Phase::Serving);
-    readiness.report().await;
-    loops.spawn(readiness.clone().run(shutdown.clone()));
+    super::become_ready(rings, &clock, &readiness, &loops, &shutdown).await;
     loops.spawn(draining(readiness, drain, shutdown.clone()));
     loops.close();
     let auth = if matches!(settings.auth.mode, Mode::Off) { "off" } else { "on" };

@@ -32,6 +32,8 @@ mod hardening;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod jwks;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod quickstart;

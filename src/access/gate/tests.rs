@@ -81,7 +81,7 @@ fn gate_with(mode: config::Mode, rates: &Rates) -> (Gate, Arc<HeldClock>) {
 fn with_keys() -> config::Mode {
     config::Mode::On(Box::new(Credentials {
         certificates: config::Certificates::default(),
-        jwt: None,
+        issuers: Vec::new(),
         api_key_header: HeaderName::from_static("x-api-key"),
         api_keys_enabled: true,
         api_keys: keys(),
@@ -288,18 +288,11 @@ fn gate_with_jwt() -> (Gate, Arc<HeldClock>, HeaderMap) {
     .unwrap();
     let mode = config::Mode::On(Box::new(Credentials {
         certificates: config::Certificates::default(),
-        jwt: Some(config::Jwt {
-            public_key: pair.public,
-            origin: "a test".to_owned(),
-            issuer: "i".into(),
-            audience: "a".to_owned(),
-            algorithms: None,
-            leeway: Duration::ZERO,
-            permissions_claim: "permissions".to_owned(),
-            strict: true,
-            log_unknown: true,
-            default_scope: Scope::Everything,
-        }),
+        issuers: vec![config::Jwt::new(
+            config::Keys::Pem { text: pair.public, origin: "a test".to_owned() },
+            "i",
+            "a",
+        )],
         api_key_header: HeaderName::from_static("x-api-key"),
         api_keys_enabled: true,
         api_keys: keys(),

@@ -1,0 +1,75 @@
+//! Reading what a token claims, and whether a rule holds for it.
+
+use serde_json::{Map, Value};
+
+use super::Fault;
+use crate::{
+    config::{ClaimRule, Pattern},
+    domain::Scope,
+};
+
+/// The scope that a rule gives; nothing when the token is not as the rule
+/// wants it. A rule without a scope gives that by default.
+pub(super) fn applies(
+    rule: &ClaimRule,
+    claims: &Map<String, Value>,
+    by_default: &Scope,
+) -> Option<Scope> {
+    let fits = |(name, pattern): &(String, Pattern)| match claim(claims, name) {
+        Some(Value::String(text)) => pattern.matches(text),
+        Some(Value::Array(items)) => {
+            items.iter().filter_map(Value::as_str).any(|item| pattern.matches(item))
+        }
+        None | Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) => false,
+    };
+    if !rule.claims.iter().all(fits) {
+        return None;
+    }
+    let Some(places) = &rule.namespaces else { return Some(by_default.clone()) };
+    let text = |name: &str| claim(claims, name).and_then(Value::as_str);
+    places.iter().try_fold(Scope::NOWHERE, |scope, place| Some(scope.union(place.fill(text)?)))
+}
+
+/// A claim by its name or, when there is none of the whole name, by its path:
+/// names joined by dots, some of which may have dots of their own.
+fn claim<'c>(claims: &'c Map<String, Value>, path: &str) -> Option<&'c Value> {
+    if let Some(value) = claims.get(path) {
+        return Some(value);
+    }
+    path.rmatch_indices('.').find_map(|(at, _)| {
+        let (name, rest) = (path.get(..at)?, path.get(at + 1..)?);
+        claim(claims.get(name)?.as_object()?, rest)
+    })
+}
+
+/// The names in a claim: a list, or a text with spaces between them.
+pub(super) fn names<'c>(
+    claims: &'c Map<String, Value>,
+    path: &str,
+    faults: &mut Vec<Fault>,
+) -> Option<Vec<&'c str>> {
+    let value = claim(claims, path)?;
+    if let Some(text) = value.as_str() {
+        return Some(text.split(' ').filter(|name| !name.is_empty()).collect());
+    }
+    strings_of(value, path, faults)
+}
+
+/// A list of strings, when the claim is there.
+pub(super) fn strings<'c>(
+    claims: &'c Map<String, Value>,
+    name: &str,
+    faults: &mut Vec<Fault>,
+) -> Option<Vec<&'c str>> {
+    strings_of(claims.get(name)?, name, faults)
+}
+
+fn strings_of<'c>(value: &'c Value, name: &str, faults: &mut Vec<Fault>) -> Option<Vec<&'c str>> {
+    let strings = value
+        .as_array()
+        .and_then(|items| items.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
+    if strings.is_none() {
+        faults.push(Fault::ClaimInvalid(name.to_owned(), "a list of strings"));
+    }
+    strings
+}

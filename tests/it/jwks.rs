@@ -1,0 +1,420 @@
+//! Keys that issuers publish, several issuers, and what claims are worth:
+//! against a key server of the test's own.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bailiwick::{
+    authn::tokens::{self, KeyKind, KeyPairPem},
+    server::spawn,
+};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::harness::{self, PATIENCE, Server, Setup, credentials};
+
+#[derive(Clone, Debug)]
+enum Reply {
+    Body(String),
+    Status(u16),
+    Redirect(String),
+    Hang,
+}
+
+/// Answers paths as it is told, and counts how often it is asked.
+#[derive(Clone, Debug)]
+struct KeyServer {
+    address: SocketAddr,
+    replies: Arc<Mutex<HashMap<String, Reply>>>,
+    asked: Arc<Mutex<BTreeMap<String, u32>>>,
+}
+
+impl KeyServer {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let this = Self { address, replies: Arc::default(), asked: Arc::default() };
+        let serving = this.clone();
+        spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                spawn(serving.clone().answer(stream));
+            }
+        });
+        this
+    }
+
+    async fn answer(self, mut stream: TcpStream) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match stream.read_u8().await {
+                Ok(byte) => head.push(byte),
+                Err(_) => return,
+            }
+        }
+        let head = String::from_utf8(head).unwrap();
+        let path = head.split(' ').nth(1).unwrap().to_owned();
+        *self.asked.lock().unwrap().entry(path.clone()).or_default() += 1;
+        let reply = self.replies.lock().unwrap().get(&path).cloned();
+        let text = match reply.unwrap_or(Reply::Status(404)) {
+            Reply::Body(body) => format!("200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()),
+            Reply::Status(status) => format!("{status} Odd\r\ncontent-length: 0\r\n\r\n"),
+            Reply::Redirect(to) => {
+                format!("302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n")
+            }
+            Reply::Hang => {
+                tokio::time::sleep(PATIENCE).await;
+                return;
+            }
+        };
+        // Whoever asked may be gone.
+        let _ = stream.write_all(format!("HTTP/1.1 {text}").as_bytes()).await;
+    }
+
+    fn says(&self, path: &str, reply: Reply) {
+        self.replies.lock().unwrap().insert(path.to_owned(), reply);
+    }
+
+    fn publishes(&self, keys: &[(&str, &KeyPairPem)]) {
+        let keys: Vec<Value> = keys.iter().map(|(kid, pair)| jwk(kid, pair)).collect();
+        self.says("/keys", Reply::Body(json!({"keys": keys}).to_string()));
+    }
+
+    fn asked(&self, path: &str) -> u32 {
+        self.asked.lock().unwrap().get(path).copied().unwrap_or(0)
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// `[auth]` with the keys of this server, refreshed so often.
+    fn setup(&self, interval: u32, more: &str) -> Setup {
+        let url = self.url("/keys");
+        own(&format!(
+            "jwks_url = \"{url}\"\njwks_refresh_interval_seconds = {interval}\n\
+             jwt_issuer = \"https://idp\"\n{more}"
+        ))
+    }
+}
+
+fn own(lines: &str) -> Setup {
+    let rest = format!(
+        "enabled = true\njwt_verification_method = \"jwks\"\njwks_url_allow_http = true\n\
+         jwt_audience = \"bailiwick-api\"\n{lines}\n"
+    );
+    Setup { auth: false, rest, ..Setup::default() }
+}
+
+fn pair() -> KeyPairPem {
+    tokens::generate(KeyKind::Ed25519).unwrap()
+}
+
+/// The last 32 bytes of an Ed25519 key's DER are the key.
+fn jwk(kid: &str, pair: &KeyPairPem) -> Value {
+    let body: String = pair.public.lines().filter(|line| !line.starts_with('-')).collect();
+    let der = STANDARD.decode(body).unwrap();
+    let x = URL_SAFE_NO_PAD.encode(&der[der.len() - 32..]);
+    json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": kid, "x": x})
+}
+
+fn token(kid: Option<&str>, pair: &KeyPairPem, more: Value) -> String {
+    let mut claims = json!({
+        "sub": "alice", "iss": "https://idp", "aud": "bailiwick-api",
+        "exp": credentials::now() + 600, "permissions": ["tasks:list"],
+    });
+    let Value::Object(more) = more else { panic!("claims: {more}") };
+    claims.as_object_mut().unwrap().extend(more);
+    let key = EncodingKey::from_ed_pem(pair.private.as_bytes()).unwrap();
+    let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::EdDSA) };
+    jsonwebtoken::encode(&header, &claims, &key).unwrap()
+}
+
+async fn status(server: &Server, token: &str) -> u16 {
+    let value = format!("Bearer {token}");
+    server.json("GET", "/v1/tasks", &[("authorization", &value)], None).await.0
+}
+
+async fn whoami(server: &Server, token: &str) -> Value {
+    let value = format!("Bearer {token}");
+    let (status, me) = server.json("GET", "/v1/whoami", &[("authorization", &value)], None).await;
+    assert_eq!(status, 200, "{me}");
+    me
+}
+
+/// Waits until a token gets this status.
+async fn becomes(server: &Server, token: &str, wanted: u16) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while status(server, token).await != wanted {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "never {wanted}");
+}
+
+async fn ready(server: &Server) -> bool {
+    server.json("GET", "/health/ready", &[], None).await.0 == 200
+}
+
+#[tokio::test]
+async fn tk_39_and_tk_40_keys_of_a_set_count_and_change_without_a_restart() {
+    let (old, new, idp) = (pair(), pair(), KeyServer::start().await);
+    idp.publishes(&[("old", &old)]);
+    let server = Server::with(idp.setup(1, "")).await;
+    assert!(ready(&server).await);
+    let (before, after) =
+        (token(Some("old"), &old, json!({})), token(Some("new"), &new, json!({})));
+    assert_eq!(status(&server, &before).await, 200);
+    assert_eq!(status(&server, &token(None, &old, json!({}))).await, 200, "the only key");
+    assert_eq!(status(&server, &token(Some("old"), &new, json!({}))).await, 401);
+    assert_eq!(status(&server, &after).await, 401);
+
+    idp.publishes(&[("old", &old), ("new", &new)]);
+    becomes(&server, &after, 200).await;
+    assert_eq!(status(&server, &before).await, 200);
+    assert_eq!(status(&server, &token(None, &old, json!({"sub": "bob"}))).await, 401, "one of two");
+
+    // SE-38: what was verified a moment ago does not outlive its key.
+    idp.publishes(&[("new", &new)]);
+    becomes(&server, &before, 401).await;
+    assert_eq!(status(&server, &after).await, 200);
+}
+
+#[tokio::test]
+async fn tk_40_an_unknown_key_asks_for_one_refresh_and_is_refused_at_once() {
+    let (old, new, idp) = (pair(), pair(), KeyServer::start().await);
+    idp.publishes(&[("old", &old)]);
+    let server = Server::with(idp.setup(3600, "")).await;
+    assert_eq!(idp.asked("/keys"), 1);
+    idp.publishes(&[("new", &new)]);
+    let good = token(Some("new"), &new, json!({}));
+    assert_eq!(status(&server, &good).await, 401);
+    becomes(&server, &good, 200).await;
+    assert_eq!(idp.asked("/keys"), 2);
+    for number in 0..20 {
+        let stray = token(Some(&format!("stray-{number}")), &new, json!({}));
+        assert_eq!(status(&server, &stray).await, 401);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(idp.asked("/keys"), 2, "within half a minute");
+    let text = harness::http().get(server.url("/metrics")).send().await.unwrap();
+    let text = text.text().await.unwrap();
+    assert!(text.contains("\"unknown_kid\""), "{text}");
+}
+
+#[tokio::test]
+async fn tk_40_keys_outlive_errors_for_the_stale_time_and_no_longer() {
+    let (key, idp) = (pair(), KeyServer::start().await);
+    idp.publishes(&[("a", &key)]);
+    let server = Server::with(idp.setup(1, "jwks_max_stale_seconds = 3\n")).await;
+    let good = token(Some("a"), &key, json!({}));
+    idp.says("/keys", Reply::Status(500));
+    server.logged("the issuer's keys cannot be fetched", &[]).await;
+    assert_eq!(status(&server, &good).await, 200, "stale while there are errors");
+    becomes(&server, &good, 401).await;
+    idp.publishes(&[("a", &key)]);
+    becomes(&server, &good, 200).await;
+}
+
+#[tokio::test]
+async fn tk_39_a_server_without_keys_listens_and_is_not_ready() {
+    let (key, idp) = (pair(), KeyServer::start().await);
+    idp.says("/keys", Reply::Hang);
+    let server = Server::with(idp.setup(1, "")).await;
+    assert!(!ready(&server).await);
+    let good = token(Some("a"), &key, json!({}));
+    assert_eq!(status(&server, &good).await, 401);
+    idp.publishes(&[("a", &key)]);
+    becomes(&server, &good, 200).await;
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !ready(&server).await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert!(waited.await.is_ok());
+}
+
+#[tokio::test]
+async fn se_64_redirects_stay_on_the_host_and_bodies_are_bounded() {
+    let (key, idp, other) = (pair(), KeyServer::start().await, KeyServer::start().await);
+    other.publishes(&[("a", &key)]);
+    idp.says("/keys", Reply::Redirect(other.url("/keys")));
+    let server = Server::with(idp.setup(1, "")).await;
+    let good = token(Some("a"), &key, json!({}));
+    assert_eq!(status(&server, &good).await, 401);
+    assert_eq!(other.asked("/keys"), 0);
+
+    let set = json!({"keys": [jwk("a", &key)], "more": "x".repeat(300 << 10)});
+    idp.says("/keys", Reply::Body(set.to_string()));
+    let before = idp.asked("/keys");
+    let asked_again = tokio::time::timeout(PATIENCE, async {
+        while idp.asked("/keys") < before + 2 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert!(asked_again.await.is_ok());
+    assert_eq!(status(&server, &good).await, 401, "too long");
+
+    let set = json!({"keys": [jwk("a", &key)]});
+    idp.says("/moved", Reply::Body(set.to_string()));
+    idp.says("/keys", Reply::Redirect("/moved".to_owned()));
+    becomes(&server, &good, 200).await;
+}
+
+#[tokio::test]
+async fn tk_39_discovery_finds_the_keys_of_the_issuer_itself() {
+    let (key, idp) = (pair(), KeyServer::start().await);
+    idp.publishes(&[("a", &key)]);
+    let document = |issuer: &str| {
+        Reply::Body(json!({"issuer": issuer, "jwks_uri": idp.url("/keys")}).to_string())
+    };
+    let path = "/.well-known/openid-configuration";
+    idp.says(path, document("https://somebody-else"));
+    let issuer = idp.url("");
+    let lines = format!("jwt_issuer = \"{issuer}\"\njwks_refresh_interval_seconds = 1\n");
+    let server = Server::with(own(&lines)).await;
+    let good = token(Some("a"), &key, json!({"iss": issuer}));
+    assert_eq!(status(&server, &good).await, 401);
+    assert_eq!(idp.asked("/keys"), 0);
+    idp.says(path, document(&issuer));
+    becomes(&server, &good, 200).await;
+    let closed = own(&lines);
+    let closed = Setup { rest: closed.rest.replace("jwks_url_allow_http = true\n", ""), ..closed };
+    let said = harness::refused(&closed).await;
+    assert!(said.contains("plain http"), "{said}");
+}
+
+#[tokio::test]
+async fn se_02_one_subject_of_two_issuers_is_two_principals_under_two_ceilings() {
+    let (one, two, idp) = (pair(), pair(), KeyServer::start().await);
+    idp.publishes(&[("a", &one)]);
+    let set = json!({"keys": [jwk("a", &two)]});
+    idp.says("/other", Reply::Body(set.to_string()));
+    let more = format!(
+        "[[auth.issuers]]\nissuer = \"https://other\"\naudience = \"other-api\"\n\
+         jwks_url = \"{}\"\njwks_url_allow_http = true\npermissions_claim = \"scp\"\n\
+         permissions_ceiling = [\"tasks:*\"]\nnamespaces_ceiling = [\"ci\"]\n",
+        idp.url("/other")
+    );
+    let server = Server::with(idp.setup(3600, &more)).await;
+    let first = token(Some("a"), &one, json!({"permissions": ["*"]}));
+    let claims = json!({
+        "iss": "https://other", "aud": "other-api", "scp": "tasks:list steps:read",
+        "namespaces": ["ci.web", "shop"],
+    });
+    let second = token(Some("a"), &two, claims.clone());
+    let (me, other) = (whoami(&server, &first).await, whoami(&server, &second).await);
+    assert_eq!((&me["subject"], &other["subject"]), (&json!("alice"), &json!("alice")));
+    assert_eq!((&me["issuer"], &other["issuer"]), (&json!("https://idp"), &json!("https://other")));
+    assert_eq!(me["grants"][0]["permissions"], json!(["*"]));
+    let cut = json!([{"permissions": ["tasks:list"], "namespaces": ["ci.web"]}]);
+    assert_eq!(other["grants"], cut);
+    assert_eq!(status(&server, &first).await, 200);
+    // Neither's key speaks for the other, nor does its audience.
+    assert_eq!(status(&server, &token(Some("a"), &one, claims)).await, 401);
+    assert_eq!(status(&server, &token(Some("a"), &two, json!({}))).await, 401);
+    assert_eq!(
+        status(&server, &token(Some("a"), &two, json!({"iss": "https://other"}))).await,
+        401
+    );
+    assert_eq!(
+        status(&server, &token(Some("a"), &one, json!({"iss": "https://third"}))).await,
+        401
+    );
+    // All of everything is under the ceiling too.
+    let all = json!({"iss": "https://other", "aud": "other-api", "scp": "*"});
+    let grant = &whoami(&server, &token(Some("a"), &two, all)).await["grants"][0];
+    assert_eq!(grant["namespaces"], json!(["ci"]));
+    assert!(!grant["permissions"].as_array().unwrap().contains(&json!("*")), "{grant}");
+}
+
+#[tokio::test]
+async fn se_01_claim_rules_are_grants_of_their_own() {
+    let (key, idp) = (pair(), KeyServer::start().await);
+    idp.publishes(&[("a", &key)]);
+    let rules = "[[auth.claim_rules]]\nissuer = \"https://idp\"\n\
+         claims = { repository = \"acme/*\", ref = \"refs/heads/main\" }\n\
+         permissions = [\"role:deployer\"]\nnamespaces = [\"ci.{repository_owner}\"]\n\
+         [[auth.claim_rules]]\nissuer = \"https://idp\"\n\
+         claims = { \"kubernetes.io.namespace\" = \"web\", groups = \"ops-*\" }\n\
+         permissions = [\"tasks:read\"]\nnamespaces = [\"k8s.{kubernetes.io.namespace}\"]\n\
+         [auth.roles.deployer]\npermissions = [\"tasks:create\", \"tasks:list\"]\n";
+    let server = Server::with(idp.setup(3600, rules)).await;
+    let grants = async |claims: Value| {
+        let mut claims = claims;
+        claims["permissions"] = json!([]);
+        whoami(&server, &token(Some("a"), &key, claims)).await["grants"].clone()
+    };
+    let github = |repository: &str, owner: &str, branch: &str| json!({"repository": repository, "repository_owner": owner, "ref": branch});
+    let deploys = json!([
+        {"permissions": ["tasks:create", "tasks:list"], "namespaces": ["ci.acme"]},
+    ]);
+    assert_eq!(grants(github("acme/web", "acme", "refs/heads/main")).await, deploys);
+    for claims in [
+        github("acme/web", "acme", "refs/heads/other"),
+        github("evil/web", "acme", "refs/heads/main"),
+        github("acme/web/x", "acme", "refs/heads/main"),
+        github("acme/web", "a.b", "refs/heads/main"),
+        github("acme/web", "*", "refs/heads/main"),
+        json!({"repository": "acme/web", "ref": "refs/heads/main"}),
+        json!({"repository": "acme/web", "ref": "refs/heads/main", "repository_owner": ["acme"]}),
+    ] {
+        let found = grants(claims.clone()).await;
+        let empty = &found[0]["permissions"];
+        assert!(empty.as_array().is_none_or(Vec::is_empty), "{claims} {found}");
+    }
+    let mut both = github("acme/web", "acme", "refs/heads/main");
+    both["kubernetes.io"] = json!({"namespace": "web"});
+    both["groups"] = json!(["dev", "ops-eu"]);
+    let pod = json!({"permissions": ["tasks:read"], "namespaces": ["k8s.web"]});
+    assert_eq!(grants(both.clone()).await, json!([deploys[0], pod]));
+    // The claim `namespaces` narrows what rules give.
+    both["namespaces"] = json!(["k8s"]);
+    assert_eq!(grants(both).await[1], pod);
+}
+
+#[tokio::test]
+async fn tk_42_tk_43_and_tk_52_roles_in_tokens_and_keys() {
+    let (key, idp) = (pair(), KeyServer::start().await);
+    idp.publishes(&[("a", &key)]);
+    let more = "strict_validation = false\npermissions_claim = \"realm_access.roles\"\n\
+         [[auth.api_keys]]\nkey = \"reader\"\npermissions = [\"role:read-only-operator\"]\n\
+         [[auth.api_keys]]\nkey = \"root\"\npermissions = [\"role:superuser\"]\n\
+         [auth.roles.own]\npermissions = [\"dlq:read\"]\n";
+    let server = Server::with(idp.setup(3600, more)).await;
+    let roles = |names: Value| token(Some("a"), &key, json!({"realm_access": {"roles": names}}));
+    let held = whoami(&server, &roles(json!(["role:own", "role:task-submitter", "offline"]))).await;
+    let wanted = json!(["tasks:create", "tasks:read", "tasks:list", "dlq:read"]);
+    assert_eq!(held["grants"][0]["permissions"], wanted);
+    let line = server.process.err.wait_for(|line| line.contains("offline").then_some(()));
+    assert!(line.await.is_some(), "the log names what is unknown");
+    assert_eq!(status(&server, &roles(json!(["role:worker-service"]))).await, 403);
+    assert_eq!(status(&server, &roles(json!(["role:ops-admin"]))).await, 200);
+    let me = async |key| server.json("GET", "/v1/whoami", &[("x-api-key", key)], None).await.1;
+    let reads = json!([
+        "tasks:read",
+        "tasks:list",
+        "steps:read",
+        "templates:read",
+        "system:handlers_read",
+        "nodes:read",
+    ]);
+    assert_eq!(me("reader").await["grants"][0]["permissions"], reads);
+    assert_eq!(me("root").await["root"], json!(true));
+
+    let strict = more.replace("strict_validation = false\n", "");
+    let server = Server::with(idp.setup(3600, &strict)).await;
+    assert_eq!(status(&server, &roles(json!(["role:task-submitter"]))).await, 200);
+    assert_eq!(status(&server, &roles(json!(["role:task-submitter", "role:x"]))).await, 401);
+}

@@ -18,7 +18,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/versions.env"
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/bailiwick/tools
 
-all=(debian shellcheck grpcurl grpc-health-probe h2spec buf python cargo-deny)
+all=(debian shellcheck grpcurl grpc-health-probe h2spec buf python keycloak cargo-deny)
 
 say() { printf 'tools: %s\n' "$*" >&2; }
 fail() { printf 'tools: error: %s\n' "$*" >&2; exit 1; }
@@ -35,6 +35,7 @@ home() {
         h2spec) echo "$cache/h2spec-$H2SPEC_VERSION" ;;
         buf) echo "$cache/buf-$BUF_VERSION" ;;
         cargo-deny) echo "$cache/cargo-deny-$CARGO_DENY_VERSION" ;;
+        keycloak) echo "$cache/keycloak-$KEYCLOAK_VERSION" ;;
         python) echo "$cache/python-$KUBERNETES_VALIDATE_VERSION-$OPENAPI_SPEC_VALIDATOR_VERSION" ;;
         *) fail "no tool is called $1; there are: ${all[*]}" ;;
     esac
@@ -57,6 +58,7 @@ found() {
             ;;
         buf) [[ -x $bin/buf ]] && "$bin/buf" --version ;;
         cargo-deny) [[ -x $bin/cargo-deny ]] && "$bin/cargo-deny" --version | awk '{ print $2 }' ;;
+        keycloak) [[ -x $bin/kc.sh ]] && cat "$bin/../built" ;;
         python)
             [[ -x $bin/python ]] && "$bin/python" -c '
 from importlib.metadata import version
@@ -72,6 +74,7 @@ pinned() {
         h2spec) echo "$H2SPEC_VERSION" ;;
         buf) echo "$BUF_VERSION" ;;
         cargo-deny) echo "$CARGO_DENY_VERSION" ;;
+        keycloak) echo "$KEYCLOAK_VERSION" ;;
         python) echo "$KUBERNETES_VALIDATE_VERSION-$OPENAPI_SPEC_VALIDATOR_VERSION" ;;
     esac
 }
@@ -106,6 +109,20 @@ fetch() {
                 cargo install --quiet --locked --debug --root "$dir" \
                 "cargo-deny@$CARGO_DENY_VERSION"
             rm -rf "$dir/target"
+            ;;
+        keycloak)
+            # Built once, here: it then starts without writing to this folder.
+            local plugin=org.apache.maven.plugins:maven-dependency-plugin:$MAVEN_DEPENDENCY_PLUGIN_VERSION
+            local archive=keycloak-quarkus-dist-$KEYCLOAK_VERSION.zip
+            install_debian java:openjdk-17-jre-headless mvn:maven unzip:unzip
+            mvn --batch-mode --quiet "$plugin:copy" -DoutputDirectory="$dir" \
+                -Dartifact="org.keycloak:keycloak-quarkus-dist:$KEYCLOAK_VERSION:zip" \
+                && sha256sum --quiet --check <<<"$KEYCLOAK_SHA256  $dir/$archive" \
+                && unzip -q "$dir/$archive" -d "$dir" \
+                && mv "$dir/keycloak-$KEYCLOAK_VERSION"/* "$dir" \
+                && rm -r "$dir/$archive" "$dir/keycloak-$KEYCLOAK_VERSION" \
+                && "$dir/bin/kc.sh" build --db=dev-mem \
+                && echo "$KEYCLOAK_VERSION" >"$dir/built"
             ;;
         python)
             need python3 "apt-get install python3"

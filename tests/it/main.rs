@@ -34,6 +34,7 @@ mod harness;
 #[cfg(test)]
 mod jwks;
 #[cfg(test)]
+mod keycloak;
 mod limits;
 #[cfg(test)]
 mod quickstart;

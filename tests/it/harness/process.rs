@@ -61,6 +61,11 @@ impl Lines {
         self.lines.lock().unwrap().0.clone()
     }
 
+    /// Whether there will be no more.
+    pub fn ended(&self) -> bool {
+        self.lines.lock().unwrap().1
+    }
+
     /// Waits for the first line for which `find` has something; none when the
     /// process closes its output or patience ends.
     pub async fn wait_for<T>(&self, find: impl Fn(&str) -> Option<T>) -> Option<T> {

@@ -120,7 +120,7 @@ fetch() {
                 && sha256sum --quiet --check <<<"$KEYCLOAK_SHA256  $dir/$archive" \
                 && unzip -q "$dir/$archive" -d "$dir" \
                 && mv "$dir/keycloak-$KEYCLOAK_VERSION"/* "$dir" \
-                && rm -r "$dir/$archive" "$dir/keycloak-$KEYCLOAK_VERSION" \
+                && rm -r "${dir:?}/$archive" "${dir:?}/keycloak-$KEYCLOAK_VERSION" \
                 && "$dir/bin/kc.sh" build --db=dev-mem \
                 && echo "$KEYCLOAK_VERSION" >"$dir/built"
             ;;

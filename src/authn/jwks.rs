@@ -152,7 +152,7 @@ impl Ring {
             issuer: Arc::clone(&jwt.issuer),
             settings: settings.clone(),
             algorithms: jwt.algorithms.clone(),
-            fetcher: Fetcher::new(settings.allow_http)?,
+            fetcher: Fetcher::new(settings.allow_http, settings.ca.as_ref())?,
             revoked: revoked.clone(),
             held: RwLock::new(Arc::new(Held::default())),
             ready: watch::Sender::new(false),

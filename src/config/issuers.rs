@@ -14,6 +14,8 @@ use crate::domain::{PermissionSet, Scope};
 
 /// The largest file with a public key.
 const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
+/// The largest file with certificates of authorities.
+const CA_FILE_BYTES_MAX: u64 = 1 << 20;
 /// Claims with a meaning of their own.
 const RESERVED: &[&str] =
     &["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "namespaces", "worker_namespaces"];
@@ -114,6 +116,17 @@ pub struct Jwks {
     pub max_stale: Duration,
     /// Whether plain HTTP will do.
     pub allow_http: bool,
+    /// Who alone vouches for the server; the system's authorities when none.
+    pub ca: Option<Authorities>,
+}
+
+/// Certificates of authorities.
+#[derive(Clone, Debug)]
+pub struct Authorities {
+    /// The PEM.
+    pub pem: String,
+    /// Where it was found, for messages.
+    pub origin: String,
 }
 
 /// What the names of roles mean.
@@ -367,7 +380,8 @@ fn main_issuer(
         let issuer = required("auth.jwt_issuer", &raw.jwt_issuer)?;
         let allow_http = raw.jwks_url_allow_http;
         check_url("auth.jwks_url", url.as_ref(), "auth.jwt_issuer", &issuer, allow_http)?;
-        Keys::Jwks(Jwks { url, refresh_interval, max_stale, allow_http })
+        let ca = authorities(raw.jwks_ca_path.as_ref(), base)?;
+        Keys::Jwks(Jwks { url, refresh_interval, max_stale, allow_http, ca })
     } else {
         match public_key(raw, base)? {
             Some((text, origin)) => Keys::Pem { text, origin },
@@ -427,7 +441,8 @@ fn further(
         None => {
             let names = (key("jwks_url"), key("issuer"));
             check_url(&names.0, url.as_ref(), &names.1, &entry.issuer, allow_http)?;
-            Keys::Jwks(Jwks { url, refresh_interval, max_stale, allow_http })
+            let ca = authorities(entry.jwks_ca_path.as_ref(), base)?;
+            Keys::Jwks(Jwks { url, refresh_interval, max_stale, allow_http, ca })
         }
     };
     let permissions_claim =
@@ -554,16 +569,25 @@ fn public_key(raw: &raw::Auth, base: &Path) -> Result<Option<(String, String)>, 
 }
 
 fn key_file(path: &PathBuf) -> Result<(String, String), Error> {
-    let failed = |source| Error::Read {
-        what: "the JWT public key (auth.jwt_public_key_path)",
-        path: path.clone(),
-        source,
-    };
-    if fs::metadata(path).map_err(failed)?.len() > KEY_FILE_BYTES_MAX {
+    let what = "the JWT public key (auth.jwt_public_key_path)";
+    Ok((pem_file(what, path, KEY_FILE_BYTES_MAX)?, path.display().to_string()))
+}
+
+/// The certificates of who may vouch for a server of key sets (SE-64).
+fn authorities(path: Option<&String>, base: &Path) -> Result<Option<Authorities>, Error> {
+    let Some(path) = given(path.cloned()) else { return Ok(None) };
+    let path = base.join(path);
+    let what = "the certificates of authorities (jwks_ca_path)";
+    let pem = pem_file(what, &path, CA_FILE_BYTES_MAX)?;
+    Ok(Some(Authorities { pem, origin: path.display().to_string() }))
+}
+
+fn pem_file(what: &'static str, path: &PathBuf, bytes_max: u64) -> Result<String, Error> {
+    let failed = |source| Error::Read { what, path: path.clone(), source };
+    if fs::metadata(path).map_err(failed)?.len() > bytes_max {
         return Err(failed(std::io::ErrorKind::FileTooLarge.into()));
     }
-    let pem = fs::read_to_string(path).map_err(failed)?;
-    Ok((pem, path.display().to_string()))
+    fs::read_to_string(path).map_err(failed)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use std::{
 };
 
 pub use auth::{Algorithm, ApiKey, Auth, Credentials, DOCUMENTED_KEYS, Mode};
-pub use issuers::{ClaimRule, Jwks, Jwt, Keys, Pattern, Place, Roles};
+pub use issuers::{Authorities, ClaimRule, Jwks, Jwt, Keys, Pattern, Place, Roles};
 pub use limits::{Rate, Rates};
 use thiserror::Error;
 pub use tls::{CertificateRule, Certificates, Tls, spiffe_trust_domain};

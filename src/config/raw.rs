@@ -79,6 +79,7 @@ pub(super) struct Auth {
     pub(super) jwt_leeway_seconds: u64,
     pub(super) jwks_url: Option<String>,
     pub(super) jwks_url_allow_http: bool,
+    pub(super) jwks_ca_path: Option<String>,
     pub(super) jwks_refresh_interval_seconds: u64,
     pub(super) jwks_max_stale_seconds: u64,
     pub(super) permissions_claim: String,
@@ -111,6 +112,7 @@ impl Default for Auth {
             jwt_leeway_seconds: 0,
             jwks_url: None,
             jwks_url_allow_http: false,
+            jwks_ca_path: None,
             jwks_refresh_interval_seconds: 3600,
             jwks_max_stale_seconds: 86_400,
             permissions_claim: "permissions".to_owned(),
@@ -172,6 +174,7 @@ pub(super) struct Issuer {
     pub(super) jwks_max_stale_seconds: Option<u64>,
     #[serde(default)]
     pub(super) jwks_url_allow_http: bool,
+    pub(super) jwks_ca_path: Option<String>,
 }
 
 /// One of `[[auth.claim_rules]]`.

@@ -4,8 +4,10 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, Url, redirect};
+use reqwest::{Certificate, Client, Url, redirect};
 use thiserror::Error;
+
+use crate::config::Authorities;
 
 /// How long a whole fetch may take.
 pub const TIME_MAX: Duration = Duration::from_secs(5);
@@ -23,6 +25,9 @@ pub enum Error {
     /// No connection, no answer in time, or a redirect that is not followed.
     #[error("{0}")]
     Failed(String),
+    /// Not a PEM with certificates.
+    #[error("{0} is not a PEM file with certificates")]
+    Certificates(String),
     /// Another status than 200.
     #[error("the answer has status {0}")]
     Status(u16),
@@ -39,8 +44,9 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// `allow_http` is for plain HTTP, which anybody on the way can change.
-    pub fn new(allow_http: bool) -> Result<Self, Error> {
+    /// `allow_http` is for plain HTTP, which anybody on the way can change;
+    /// `ca` is who alone may vouch for servers.
+    pub fn new(allow_http: bool, ca: Option<&Authorities>) -> Result<Self, Error> {
         let same_host = redirect::Policy::custom(|attempt| {
             let first = attempt.previous().first();
             let stays = first.is_some_and(|first| same_origin(first, attempt.url()));
@@ -52,15 +58,17 @@ impl Fetcher {
                 attempt.follow()
             }
         });
-        let client = Client::builder()
+        let mut client = Client::builder()
             .no_proxy()
             .redirect(same_host)
             .referer(false)
             .timeout(TIME_MAX)
             .https_only(!allow_http)
-            .user_agent(concat!("bailiwick/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| Error::Failed(causes(&error)))?;
+            .user_agent(concat!("bailiwick/", env!("CARGO_PKG_VERSION")));
+        if let Some(ca) = ca {
+            client = client.tls_certs_only(certificates(ca)?);
+        }
+        let client = client.build().map_err(|error| Error::Failed(causes(&error)))?;
         Ok(Self { client, allow_http })
     }
 
@@ -87,6 +95,11 @@ impl Fetcher {
         let scheme = url.scheme() == "https" || self.allow_http && url.scheme() == "http";
         scheme && url.has_host() && url.username().is_empty() && url.password().is_none()
     }
+}
+
+fn certificates(ca: &Authorities) -> Result<Vec<Certificate>, Error> {
+    let all = Certificate::from_pem_bundle(ca.pem.as_bytes()).unwrap_or_default();
+    if all.is_empty() { Err(Error::Certificates(ca.origin.clone())) } else { Ok(all) }
 }
 
 /// Whether two URLs have the same scheme, host and port.
@@ -122,13 +135,13 @@ mod tests {
 
     #[tokio::test]
     async fn se_64_only_https_unless_http_is_allowed() {
-        let strict = Fetcher::new(false).unwrap();
+        let strict = Fetcher::new(false, None).unwrap();
         for url in
             ["http://127.0.0.1:1/", "http://localhost/", "ftp://a/", "file:///etc/passwd", "x", ""]
         {
             assert!(matches!(strict.get(url).await, Err(Error::Url(_))), "{url}");
         }
-        let open = Fetcher::new(true).unwrap();
+        let open = Fetcher::new(true, None).unwrap();
         assert!(matches!(open.get("http://a:b@127.0.0.1:1/").await, Err(Error::Url(_))));
         assert!(matches!(open.get("http://127.0.0.1:1/").await, Err(Error::Failed(_))));
     }

@@ -18,12 +18,13 @@ use base64::{
 };
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
 
-use crate::harness::{self, PATIENCE, Server, Setup, credentials};
+use crate::harness::{self, PATIENCE, Process, Server, Setup, credentials, process};
 
 #[derive(Clone, Debug)]
 enum Reply {
@@ -417,4 +418,91 @@ async fn tk_42_tk_43_and_tk_52_roles_in_tokens_and_keys() {
     let server = Server::with(idp.setup(3600, &strict)).await;
     assert_eq!(status(&server, &roles(json!(["role:task-submitter"]))).await, 200);
     assert_eq!(status(&server, &roles(json!(["role:task-submitter", "role:x"]))).await, 401);
+}
+
+/// A folder with two authorities, a certificate that the first made for this
+/// host and one for another, and the key set that OpenSSL is to serve.
+async fn https_folder(set: &Value) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("keys"), set.to_string()).unwrap();
+    let openssl = async |args: &str| {
+        let args: Vec<&str> = args.split(' ').collect();
+        let mut command = harness::program("openssl", &args);
+        command.current_dir(&folder);
+        harness::run(command).await.good();
+    };
+    let new = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    for name in ["ours", "theirs"] {
+        let files = format!("-keyout {name}.key -out {name}.pem -subj /CN={name} -days 2");
+        openssl(&format!("req -x509 {new} {files}")).await;
+    }
+    for (name, host) in [("here", "IP:127.0.0.1"), ("elsewhere", "DNS:keys.example.com")] {
+        let files = format!("-keyout {name}.key -out {name}.csr -subj /CN={name}");
+        openssl(&format!("req {new} {files} -addext subjectAltName={host}")).await;
+        let by = "-CA ours.pem -CAkey ours.key -CAcreateserial -copy_extensions copy -days 2";
+        openssl(&format!("x509 -req -in {name}.csr -out {name}.pem {by}")).await;
+    }
+    folder
+}
+
+/// OpenSSL as a web server of a folder's files; answers where it listens.
+async fn https_server(folder: &TempDir, certificate: &str) -> (Process, String) {
+    let mut command = process::quiet("openssl");
+    let key = format!("{certificate}.key");
+    let certificate = format!("{certificate}.pem");
+    command.args(["s_server", "-accept", "127.0.0.1:0", "-WWW"]);
+    command.args(["-cert", &certificate, "-key", &key]).current_dir(folder);
+    let server = Process::start(command);
+    let address = server.out.wait_for(|line| Some(line.strip_prefix("ACCEPT ")?.to_owned()));
+    let address = address.await.unwrap_or_else(|| panic!("{:?}", server.err.all()));
+    (server, format!("https://{address}/keys"))
+}
+
+#[tokio::test]
+async fn tk_39_and_se_64_https_counts_by_who_vouches_for_it() {
+    let key = pair();
+    let folder = https_folder(&json!({"keys": [jwk("a", &key)]})).await;
+    let (_here, here) = https_server(&folder, "here").await;
+    let (_elsewhere, elsewhere) = https_server(&folder, "elsewhere").await;
+    let ca = |name: &str| format!("jwks_ca_path = \"{}\"\n", folder.path().join(name).display());
+    let setup = |url: &str, ca: &str| Setup {
+        auth: false,
+        rest: format!(
+            "enabled = true\njwt_verification_method = \"jwks\"\njwt_audience = \"bailiwick-api\"\n\
+             jwt_issuer = \"https://idp\"\njwks_refresh_interval_seconds = 1\n\
+             jwks_url = \"{url}\"\n{ca}"
+        ),
+        ..Setup::default()
+    };
+    let good = token(Some("a"), &key, json!({}));
+    let server = Server::with(setup(&here, &ca("ours.pem"))).await;
+    becomes(&server, &good, 200).await;
+    assert!(ready(&server).await);
+    drop(server);
+
+    // Another authority, the system's, and a certificate for another host.
+    for (url, ca) in
+        [(&here, ca("theirs.pem")), (&here, String::new()), (&elsewhere, ca("ours.pem"))]
+    {
+        let server = Server::with(setup(url, &ca)).await;
+        let line = server.logged("the issuer's keys cannot be fetched", &[]).await;
+        let problem = line["problem"].as_str().unwrap();
+        assert!(problem.contains("certificate"), "{problem}");
+        assert_eq!(status(&server, &good).await, 401, "{ca}");
+        assert!(!ready(&server).await);
+    }
+
+    for bad in ["keys", "ours.key", "absent.pem"] {
+        let said = harness::refused(&setup(&here, &ca(bad))).await;
+        assert!(said.contains(bad), "{said}");
+    }
+
+    // One of `[[auth.issuers]]` has its own.
+    let of_its_own = format!(
+        "[[auth.issuers]]\nissuer = \"https://idp\"\naudience = \"bailiwick-api\"\n\
+         jwks_url = \"{here}\"\n{}",
+        ca("ours.pem")
+    );
+    let server = Server::with(Setup { rest: of_its_own, ..Setup::default() }).await;
+    becomes(&server, &good, 200).await;
 }

@@ -35,6 +35,7 @@ mod harness;
 mod jwks;
 #[cfg(test)]
 mod keycloak;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod quickstart;

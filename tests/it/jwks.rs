@@ -10,8 +10,10 @@ use std::{
 
 use bailiwick::{
     authn::tokens::{self, KeyKind, KeyPairPem},
+    pb::v1 as pb,
     server::spawn,
 };
+use bailiwick_client::Auth;
 use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
@@ -23,8 +25,14 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
+use tonic::Code;
 
-use crate::harness::{self, PATIENCE, Process, Server, Setup, credentials, process};
+use crate::harness::{
+    self, Api, PATIENCE, Process, Server, Setup,
+    api::{self, refusal},
+    credentials::{self, AUDIENCE, Token},
+    process,
+};
 
 #[derive(Clone, Debug)]
 enum Reply {
@@ -505,4 +513,94 @@ async fn tk_39_and_se_64_https_counts_by_who_vouches_for_it() {
     );
     let server = Server::with(Setup { rest: of_its_own, ..Setup::default() }).await;
     becomes(&server, &good, 200).await;
+}
+
+/// Whoever has the name alone has nothing of the other's: not its leases, its
+/// workers or what it made.
+#[tokio::test]
+async fn se_02_leases_and_workers_belong_to_issuer_and_subject() {
+    let (key, idp) = (pair(), KeyServer::start().await);
+    idp.publishes(&[("a", &key)]);
+    let rest = format!(
+        "[[auth.issuers]]\nissuer = \"https://idp\"\naudience = \"{AUDIENCE}\"\njwks_url = \"{}\"\n\
+         jwks_url_allow_http = true\n\
+         [[auth.api_keys]]\nkey = \"same-name\"\npermissions = [\"role:worker-service\"]\n\
+         description = \"alice\"\n",
+        idp.url("/keys")
+    );
+    let server = Server::with(Setup { rest, ..Setup::default() }).await;
+    let permissions = ["work:lease", "tasks:create", "tasks:read"];
+    let ours = Token::new("alice", &permissions).sign();
+    let other = token(Some("a"), &key, json!({"permissions": permissions}));
+    becomes(&server, &token(Some("a"), &key, json!({})), 200).await;
+    let root = Api::root(&server).await;
+    let owner = Api::of(&server, Auth::Bearer(ours.clone())).await;
+    let namesakes = [
+        Api::of(&server, Auth::Bearer(other.clone())).await,
+        Api::of(&server, Auth::ApiKey { key: "same-name".to_owned(), header: None }).await,
+        // Who may do everything is not who holds the lease.
+        root.clone(),
+    ];
+    root.register(&api::one("work")).await;
+    let task = root.create("work").await;
+    let lease = owner.lease("work").await;
+    for namesake in &namesakes {
+        let heartbeat = pb::HeartbeatStepRequest { lease_id: lease.lease_id.clone() };
+        let heartbeat = namesake.client.workers().heartbeat_step(heartbeat).await;
+        for refusal in [
+            refusal(namesake.try_complete(&lease, "1").await),
+            refusal(namesake.try_fail(&lease, "no", false).await),
+            refusal(heartbeat.map_err(Into::into)),
+        ] {
+            assert_eq!(refusal.code, Code::NotFound, "{refusal:?}");
+        }
+    }
+    for verb in ["heartbeat", "complete", "fail"] {
+        let body = json!({"lease_id": lease.lease_id});
+        let value = format!("Bearer {other}");
+        let headers = [("authorization", value.as_str())];
+        let path = format!("/v1/work/{verb}");
+        let (status, said) = server.json("POST", &path, &headers, Some(body)).await;
+        assert_eq!(status, 404, "{verb}: {said}");
+    }
+    // A token that is new, of the same principal, is the holder.
+    let again = Token::new("alice", &["work:lease"]).claim("jti", json!("another")).sign();
+    let again = Api::of(&server, Auth::Bearer(again)).await;
+    assert_eq!(again.heartbeat(&lease).await.state(), pb::LeaseState::Held);
+    assert!(!owner.try_complete(&lease, "1").await.unwrap());
+    assert_eq!(refusal(namesakes[0].try_complete(&lease, "1").await).code, Code::NotFound);
+    assert!(again.try_complete(&lease, "1").await.unwrap(), "the same once more");
+    assert_eq!(root.task(&task.task_uuid).await.state(), pb::TaskState::Complete);
+
+    // One name of a worker, three workers.
+    for worker in [&owner, &namesakes[0], &namesakes[1]] {
+        let request = pb::RegisterWorkerRequest {
+            namespace: api::NAMESPACE.into(),
+            name: "worker-1".into(),
+            handlers: vec!["work".into()],
+            version: None,
+        };
+        worker.client.workers().register_worker(request).await.unwrap();
+    }
+    let listed = root.client.workers().list_workers(pb::ListWorkersRequest::default()).await;
+    let workers = listed.unwrap().into_inner().workers;
+    let named: Vec<&str> = workers
+        .iter()
+        .filter(|worker| worker.name == "worker-1")
+        .map(|worker| worker.subject.as_str())
+        .collect();
+    assert_eq!(named, ["alice"; 3]);
+
+    // A key of a request is the namespace's and the template's (a retry may
+    // come from another credential); who made the task stays who it was.
+    let keyed = |context: &str| pb::CreateTaskRequest {
+        idempotency_key: Some("order-7".into()),
+        context: context.into(),
+        ..api::request("work")
+    };
+    let first = owner.try_create(keyed("{}")).await.unwrap();
+    let second = namesakes[0].try_create(keyed("{}")).await.unwrap();
+    assert_eq!(first.task_uuid, second.task_uuid);
+    let conflict = refusal(namesakes[0].try_create(keyed("{\"a\":1}")).await);
+    assert_eq!(conflict.reason.as_deref(), Some("IDEMPOTENCY_CONFLICT"));
 }

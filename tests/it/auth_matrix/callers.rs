@@ -1,6 +1,6 @@
 //! The kinds of callers of the matrix.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use bailiwick::domain::Permission;
 
@@ -80,4 +80,46 @@ pub fn all() -> Vec<Caller> {
         header: Some(("x-api-key", ROOT_KEY.to_owned())),
     });
     callers
+}
+
+/// What each built-in role is documented to hold (TK-52).
+const ROLES: &[(&str, &[&str])] = &[
+    (
+        "read-only-operator",
+        &[
+            "tasks:read",
+            "tasks:list",
+            "steps:read",
+            "templates:read",
+            "nodes:read",
+            "system:handlers_read",
+        ],
+    ),
+    ("task-submitter", &["tasks:create", "tasks:read", "tasks:list"]),
+    ("ops-admin", &["tasks:*", "steps:*", "templates:*", "nodes:read", "system:*"]),
+    ("worker-service", &["work:lease"]),
+    ("superuser", &["*"]),
+];
+
+/// Each role, by a token and by a key that have it alone; and what the
+/// configuration needs for the keys.
+pub fn roles() -> (Vec<Caller>, String) {
+    let mut callers = Vec::new();
+    let mut keys = String::new();
+    for (role, permissions) in ROLES {
+        let name = format!("role:{role}");
+        let permissions: Vec<String> = permissions.iter().map(|&name| name.to_owned()).collect();
+        let token = Token::new(&format!("matrix-{role}"), &[&name]).sign();
+        for (how, header) in [("token", bearer(&token)), ("key", ("x-api-key", (*role).to_owned()))]
+        {
+            callers.push(Caller {
+                name: format!("{name} by a {how}"),
+                kind: Kind::Known,
+                permissions: permissions.clone(),
+                header: Some(header),
+            });
+        }
+        let _ = writeln!(keys, "[[auth.api_keys]]\nkey = \"{role}\"\npermissions = [\"{name}\"]");
+    }
+    (callers, keys)
 }

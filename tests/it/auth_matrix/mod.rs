@@ -150,6 +150,46 @@ async fn tk_10_to_30_every_caller_at_every_rpc_and_route() {
     insta::assert_snapshot!("auth_matrix", table(&outcome, callers.len()));
 }
 
+/// Each built-in role, by a token and by a key, opens exactly what it is
+/// documented to.
+#[tokio::test(flavor = "multi_thread")]
+async fn tk_52_every_role_at_every_rpc_and_route() {
+    let (callers, keys) = callers::roles();
+    let world = World::with(keys).await;
+    let rows = written();
+    let mut wrong = Vec::new();
+    let mut opened: BTreeMap<&str, usize> = BTreeMap::new();
+    let targets = World::targets();
+    for allowed in [false, true] {
+        for target in &targets {
+            world.heartbeat().await;
+            for caller in &callers {
+                let wanted = expected(&rows[&target.rpc], caller);
+                if (wanted == Answer::Ok) != allowed {
+                    continue;
+                }
+                let answer = world.call(target, caller, allowed).await;
+                if answer.kind != wanted {
+                    let (kind, text) = (answer.kind, answer.text);
+                    let (rpc, surface, caller) = (&target.rpc, &target.surface, &caller.name);
+                    wrong.push(format!(
+                        "{rpc} {surface} as {caller}: {kind:?} for {wanted:?}: {text}"
+                    ));
+                }
+                if allowed {
+                    *opened.entry(&caller.name).or_default() += 1;
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong cells:\n{}", wrong.len(), wrong.join("\n"));
+    // Every role opens something, and none but the superuser everything.
+    for caller in &callers {
+        let all = caller.name.starts_with("role:superuser");
+        assert_eq!(opened[caller.name.as_str()] == targets.len(), all, "{}", caller.name);
+    }
+}
+
 /// One line for each RPC and surface: who gets which answer. The largest
 /// group of a line is not spelled out.
 fn table(outcome: &BTreeMap<String, BTreeMap<Answer, Vec<String>>>, callers: usize) -> String {

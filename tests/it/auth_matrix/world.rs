@@ -45,12 +45,15 @@ pub struct World {
 
 impl World {
     pub async fn build() -> Self {
-        let setup = Setup {
-            server: "config_endpoint_enabled = true\n".to_owned(),
-            // Most calls here fail, all from one address.
-            rest: "[limits]\nfailed_auth_per_minute = 0\n".to_owned(),
-            ..Setup::default()
-        };
+        Self::with(String::new()).await
+    }
+
+    /// With more of a configuration.
+    pub async fn with(rest: String) -> Self {
+        let server = "config_endpoint_enabled = true\n".to_owned();
+        // Most calls here fail, all from one address.
+        let rest = format!("[limits]\nfailed_auth_per_minute = 0\n{rest}");
+        let setup = Setup { server, rest, ..Setup::default() };
         let server = Server::with(setup).await;
         let root = server.root().await;
         let channel = Channel::from_shared(server.grpc_url()).unwrap().connect().await.unwrap();

@@ -5,7 +5,7 @@ use std::{
     io,
     num::NonZeroU32,
     sync::{
-        Mutex,
+        LazyLock, Mutex,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use prost_reflect::DescriptorPool;
 use sha2::{Digest as _, Sha256};
+use tracing::{Dispatch, subscriber::NoSubscriber};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
@@ -395,8 +396,17 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
+/// While `tracing` knows of one subscriber alone, it asks that of whichever
+/// thread comes to a line of code first whether anybody is interested, and
+/// remembers the answer for all: a test beside this one, which has none, would
+/// silence the line for good. With two more that are always there, it asks all
+/// that there are.
+static ALWAYS_THERE: LazyLock<[Dispatch; 2]> =
+    LazyLock::new(|| [Dispatch::new(NoSubscriber::new()), Dispatch::new(NoSubscriber::new())]);
+
 /// The lines at `info` and above that a test causes on its own thread.
 fn logged(work: impl FnOnce()) -> Vec<String> {
+    LazyLock::force(&ALWAYS_THERE);
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .with_writer(log.clone())

@@ -421,4 +421,56 @@ mod tests {
         assert!(found("https://idp/realm", "http://idp/keys").is_err());
         assert!(discovered(b"{}", "https://idp/realm").is_err());
     }
+
+    /// A verification that has the key in hand when the key leaves the set
+    /// makes nothing that lasts; the same key in the next set goes on.
+    #[test]
+    fn se_38_what_hangs_on_a_key_ends_with_it_and_with_nothing_else() {
+        let revoked = CancellationToken::new();
+        let settings = Jwks {
+            url: Some("https://idp/keys".to_owned()),
+            refresh_interval: Duration::from_mins(1),
+            max_stale: Duration::from_mins(1),
+            allow_http: false,
+            ca: None,
+        };
+        let jwt = Jwt::new(crate::config::Keys::Jwks(settings.clone()), "https://idp", "a");
+        let ring = Ring::new(&jwt, &settings, &revoked).unwrap();
+        let named = |kid: &str| with(ed(), json!({"kid": kid}));
+        // The key of RFC 8032, test 2.
+        let x = "PUAXw-hDiVqStwqnTRt-vJyYLM8uxJaMwM1V8Sr0Zgw";
+        let other = json!({"kty": "OKP", "crv": "Ed25519", "x": x, "kid": "a"});
+        let at = Timestamp::from_seconds;
+        let header = |kid: &str| with(json!({}), json!({"alg": "EdDSA", "kid": kid}));
+        let key = |kid: &str, now| ring.key(header(kid).as_object().unwrap(), at(now));
+        assert_eq!(key("a", 0).unwrap_err(), Fault::KeysStale);
+        ring.take(set(&[named("a"), named("b")]).unwrap(), at(0));
+        let (first, second) = (key("a", 1).unwrap(), key("b", 1).unwrap());
+
+        ring.take(set(&[named("b"), named("a")]).unwrap(), at(2));
+        assert!(!first.gone.is_cancelled() && !second.gone.is_cancelled());
+        ring.take(set(&[named("b")]).unwrap(), at(3));
+        assert!(first.gone.is_cancelled() && !second.gone.is_cancelled());
+        assert_eq!(key("a", 3).unwrap_err(), Fault::UnknownKid);
+
+        // One name with another key is another key.
+        ring.take(set(&[named("a")]).unwrap(), at(4));
+        let before = key("a", 4).unwrap();
+        assert!(second.gone.is_cancelled() && !before.gone.is_cancelled());
+        ring.take(set(&[other]).unwrap(), at(5));
+        assert!(before.gone.is_cancelled() && !key("a", 5).unwrap().gone.is_cancelled());
+
+        // Keys that are too old take theirs along, as all do in the end.
+        ring.take(set(&[named("c")]).unwrap(), at(10));
+        let last = key("c", 10).unwrap();
+        ring.fail(at(70));
+        assert!(!last.gone.is_cancelled());
+        ring.fail(at(130));
+        assert!(last.gone.is_cancelled());
+        assert_eq!(key("c", 130).unwrap_err(), Fault::KeysStale);
+        ring.take(set(&[named("c")]).unwrap(), at(131));
+        let last = key("c", 131).unwrap();
+        revoked.cancel();
+        assert!(last.gone.is_cancelled());
+    }
 }

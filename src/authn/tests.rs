@@ -581,7 +581,7 @@ fn se_14_doubled_joined_and_odd_credentials_are_refused() {
 }
 
 #[test]
-fn a_jwt_does_not_pass_as_an_api_key() {
+fn se_38_the_cache_does_not_forget_how_a_token_came() {
     let authenticator = authenticator(Some(jwt_settings(&rsa().public)), Vec::new());
     let token = rs256(&claims());
     assert!(authenticator.authenticate(alone(&bearer(&token)), now()).is_ok());

@@ -177,7 +177,7 @@ async fn ready(server: &Server) -> bool {
 }
 
 #[tokio::test]
-async fn tk_39_and_tk_40_keys_of_a_set_count_and_change_without_a_restart() {
+async fn tk_39_tk_40_and_se_38_keys_of_a_set_count_and_change_without_a_restart() {
     let (old, new, idp) = (pair(), pair(), KeyServer::start().await);
     idp.publishes(&[("old", &old)]);
     let server = Server::with(idp.setup(1, "")).await;
@@ -603,4 +603,58 @@ async fn se_02_leases_and_workers_belong_to_issuer_and_subject() {
     assert_eq!(first.task_uuid, second.task_uuid);
     let conflict = refusal(namesakes[0].try_create(keyed("{\"a\":1}")).await);
     assert_eq!(conflict.reason.as_deref(), Some("IDEMPOTENCY_CONFLICT"));
+}
+
+/// Streams and calls that wait end with the key of their token, at once.
+#[tokio::test]
+async fn se_38_and_se_17_a_key_takes_the_streams_of_its_tokens_along() {
+    let (gone, stays, idp) = (pair(), pair(), KeyServer::start().await);
+    idp.publishes(&[("gone", &gone), ("stays", &stays)]);
+    let rest = format!(
+        "[[auth.issuers]]\nissuer = \"https://idp\"\naudience = \"{AUDIENCE}\"\njwks_url = \"{}\"\n\
+         jwks_url_allow_http = true\njwks_refresh_interval_seconds = 1\n",
+        idp.url("/keys")
+    );
+    let server = Server::with(Setup { rest, ..Setup::default() }).await;
+    let claims = json!({"permissions": ["tasks:read", "tasks:list", "work:lease"]});
+    let (ends, lasts) =
+        (token(Some("gone"), &gone, claims.clone()), token(Some("stays"), &stays, claims));
+    becomes(&server, &ends, 200).await;
+    let root = Api::root(&server).await;
+    root.register(&api::one("work")).await;
+    let task = root.create("work").await.task_uuid;
+    let mut streams = Vec::new();
+    for bearer in [&ends, &lasts] {
+        let api = Api::of(&server, Auth::Bearer(bearer.clone())).await;
+        let request = pb::WatchTaskRequest { task_uuid: task.clone(), after_seq: None };
+        let mut stream = api.client.tasks().watch_task(request).await.unwrap().into_inner();
+        stream.message().await.unwrap().expect("the state as it is");
+        streams.push(stream);
+    }
+    let parked = Api::of(&server, Auth::Bearer(ends.clone())).await;
+    let parked = parked.try_lease(&["never"], 1, Duration::from_secs(25));
+    let change = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        idp.publishes(&[("stays", &stays)]);
+        becomes(&server, &ends, 401).await;
+        tokio::time::Instant::now()
+    };
+    let parked = async { (parked.await, tokio::time::Instant::now()) };
+    let ((answer, answered), refused) = tokio::join!(parked, change);
+    assert_eq!(refusal(answer).code, Code::Unauthenticated);
+    assert!(answered < refused + Duration::from_secs(2), "{:?}", answered - refused);
+    let end = tokio::time::timeout(Duration::from_secs(5), async {
+        loop {
+            match streams[0].message().await {
+                Ok(event) => assert!(event.is_some(), "the stream ended well"),
+                Err(status) => return status,
+            }
+        }
+    });
+    assert_eq!(end.await.expect("the stream ends").code(), Code::Unauthenticated);
+
+    // The other one goes on.
+    root.cancel(&task).await.unwrap();
+    let event = tokio::time::timeout(PATIENCE, streams[1].message()).await.unwrap();
+    assert!(event.unwrap().is_some());
 }

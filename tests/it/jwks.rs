@@ -572,8 +572,13 @@ async fn se_02_leases_and_workers_belong_to_issuer_and_subject() {
     assert!(again.try_complete(&lease, "1").await.unwrap(), "the same once more");
     assert_eq!(root.task(&task.task_uuid).await.state(), pb::TaskState::Complete);
 
+    workers_and_keys_of_requests(&root, [&owner, &namesakes[0], &namesakes[1]]).await;
+}
+
+async fn workers_and_keys_of_requests(root: &Api, three: [&Api; 3]) {
+    let [owner, other, _] = three;
     // One name of a worker, three workers.
-    for worker in [&owner, &namesakes[0], &namesakes[1]] {
+    for worker in three {
         let request = pb::RegisterWorkerRequest {
             namespace: api::NAMESPACE.into(),
             name: "worker-1".into(),
@@ -599,9 +604,9 @@ async fn se_02_leases_and_workers_belong_to_issuer_and_subject() {
         ..api::request("work")
     };
     let first = owner.try_create(keyed("{}")).await.unwrap();
-    let second = namesakes[0].try_create(keyed("{}")).await.unwrap();
+    let second = other.try_create(keyed("{}")).await.unwrap();
     assert_eq!(first.task_uuid, second.task_uuid);
-    let conflict = refusal(namesakes[0].try_create(keyed("{\"a\":1}")).await);
+    let conflict = refusal(other.try_create(keyed("{\"a\":1}")).await);
     assert_eq!(conflict.reason.as_deref(), Some("IDEMPOTENCY_CONFLICT"));
 }
 

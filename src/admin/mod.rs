@@ -6,6 +6,7 @@
 
 pub mod api_keys;
 mod page;
+mod token_file;
 pub mod tokens;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -15,7 +16,10 @@ use thiserror::Error as ThisError;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-pub use self::page::{PageRequest, Paged};
+pub use self::{
+    page::{PageRequest, Paged},
+    token_file::{FileTokens, Tokens, watch},
+};
 use crate::{
     access::{Reason, Refusal},
     authn::{ConfiguredKey, Issued, Recalls},
@@ -38,6 +42,8 @@ const NAME_BYTES_MAX: usize = 256;
 pub struct Admin {
     /// Where credentials are kept.
     pub store: Arc<dyn Store>,
+    /// Where minted tokens are kept.
+    pub tokens: Tokens,
     /// What the gate sees of them.
     pub issued: Arc<Issued>,
     /// What it sees of JWTs that were taken back.
@@ -61,18 +67,34 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Storage(#[from] storage::Error),
+    /// The token file cannot be read or written; nothing has changed.
+    #[error(transparent)]
+    TokenFile(#[from] storage::token_file::Error),
 }
 
 type Result<T> = std::result::Result<T, Error>;
 
 impl Admin {
-    /// Takes up what the store holds; nothing is served before.
-    pub async fn load(&self) -> storage::Result<()> {
+    /// Takes up what the store and the token file hold; nothing is served
+    /// before.
+    pub async fn load(&self) -> Result<()> {
         self.issued.load(self.store.credentials().await?);
         for recall in self.store.recalls().await? {
             self.recalls.insert(recall);
         }
-        Ok(())
+        match &self.tokens {
+            Tokens::Database => Ok(()),
+            Tokens::File(tokens) => tokens.load(self).await,
+        }
+    }
+
+    /// Whether the token file can be read; none where there is no such file.
+    #[must_use]
+    pub fn token_file_is_well(&self) -> Option<bool> {
+        match &self.tokens {
+            Tokens::Database => None,
+            Tokens::File(tokens) => Some(tokens.is_well()),
+        }
     }
 
     fn now(&self) -> Timestamp {

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Admin, Error, PageRequest, Paged, Result, check_name, distinct, invalid, maker, page::page,
+    Admin, Error, PageRequest, Paged, Result, Tokens, check_name, distinct, invalid, maker,
+    page::page, token_file::TokenId,
 };
 use crate::{
     access::{Kind, Reason, Refusal},
@@ -17,6 +18,10 @@ use crate::{
 const OVERLAP_SECONDS_MAX: u32 = 24 * 60 * 60;
 /// The most entries of a list in a request.
 const LIST_MAX: usize = 100;
+
+/// Why a restriction is refused with a token file.
+const NOT_IN_FILE: &str = "cannot be kept in the token file; it needs the setting \
+    `auth.token_store = \"database\"`";
 
 /// A token to be minted.
 #[derive(Clone, Debug, Default)]
@@ -65,31 +70,10 @@ impl Shown {
 }
 
 /// Mints a token; it works from this moment on (DK-30).
-pub async fn mint(admin: &Admin, root: &Root, new: NewToken) -> Result<Minted> {
-    let scopes = distinct(new.scopes);
+pub async fn mint(admin: &Admin, root: &Root, mut new: NewToken) -> Result<Minted> {
+    let scopes = distinct(std::mem::take(&mut new.scopes));
     check_scopes(admin, &scopes)?;
-    if let Some(name) = &new.name {
-        check_name(name)?;
-    }
-    if new.namespaces.len() > LIST_MAX || new.client_networks.len() > LIST_MAX {
-        return Err(invalid("namespaces", format!("a list has at most {LIST_MAX} entries")));
-    }
-    let namespaces = if new.namespaces.is_empty() {
-        Scope::Everything
-    } else {
-        Scope::parse(&new.namespaces).map_err(|error| invalid("namespaces", error))?
-    };
-    if let Some(bad) = new.client_networks.iter().find(|text| Network::parse(text).is_err()) {
-        let what = format!("`{}` is no network, as 10.1.0.0/16", bad.escape_default());
-        return Err(invalid("client_networks", what));
-    }
-    for (field, value) in
-        [("expires_in_seconds", new.expires_in_seconds), ("max_uses", new.max_uses)]
-    {
-        if value == Some(0) {
-            return Err(invalid(field, "must be at least 1; leave it out for no limit"));
-        }
-    }
+    let namespaces = check_restrictions(admin, &new)?;
     let _order = admin.order.lock().await;
     let now = admin.now();
     let parent = match new.parent.as_deref().filter(|parent| !parent.is_empty()) {
@@ -121,9 +105,59 @@ pub async fn mint(admin: &Admin, root: &Root, new: NewToken) -> Result<Minted> {
         revoked_at: None,
         last_used_at: None,
     };
-    let (secret, record) = admin.issue(record, None).await?;
+    let (secret, record) = match &admin.tokens {
+        Tokens::Database => admin.issue(record, None).await?,
+        Tokens::File(tokens) => {
+            tokens.issue(admin, record, None).await?.ok_or_else(|| absent(""))?
+        }
+    };
     tracing::info!(credential = &*record.id, by = %record.created_by, "token minted");
     Ok(Minted { secret, record })
+}
+
+/// Checks all but the scopes; answers the namespaces.
+fn check_restrictions(admin: &Admin, new: &NewToken) -> Result<Scope> {
+    if let Some(name) = &new.name {
+        check_name(name)?;
+    }
+    if new.namespaces.len() > LIST_MAX || new.client_networks.len() > LIST_MAX {
+        return Err(invalid("namespaces", format!("a list has at most {LIST_MAX} entries")));
+    }
+    let namespaces = if new.namespaces.is_empty() {
+        Scope::Everything
+    } else {
+        Scope::parse(&new.namespaces).map_err(|error| invalid("namespaces", error))?
+    };
+    if let Some(bad) = new.client_networks.iter().find(|text| Network::parse(text).is_err()) {
+        let what = format!("`{}` is no network, as 10.1.0.0/16", bad.escape_default());
+        return Err(invalid("client_networks", what));
+    }
+    for (field, value) in
+        [("expires_in_seconds", new.expires_in_seconds), ("max_uses", new.max_uses)]
+    {
+        if value == Some(0) {
+            return Err(invalid(field, "must be at least 1; leave it out for no limit"));
+        }
+    }
+    if let Tokens::File(_) = &admin.tokens {
+        check_fits_file(new, &namespaces)?;
+    }
+    Ok(namespaces)
+}
+
+/// SE-34: what a line of the file cannot say, its token would lose.
+fn check_fits_file(new: &NewToken, namespaces: &Scope) -> Result<()> {
+    let asked = [
+        ("namespaces", *namespaces != Scope::Everything),
+        ("expires_in_seconds", new.expires_in_seconds.is_some()),
+        ("max_uses", new.max_uses.is_some()),
+        ("client_networks", !new.client_networks.is_empty()),
+        ("parent", new.parent.as_deref().is_some_and(|parent| !parent.is_empty())),
+    ];
+    match asked.into_iter().find(|(_, asked)| *asked) {
+        Some((field, _)) => Err(invalid(field, NOT_IN_FILE)),
+        None => Ok(()),
+    }
 }
 
 /// DK-23, DK-24, SE-35: never everything, never the power to mint.
@@ -191,12 +225,34 @@ pub async fn revoke(
     let token = live_token(admin, prefix, now).ok_or_else(|| absent(prefix))?;
     let ids =
         if cascade { admin.issued.family(prefix) } else { vec![Arc::clone(&token.record.id)] };
-    admin.store.revoke_credentials(&ids, now).await?;
-    for id in &ids {
-        admin.issued.change(id, |record| record.revoked_at = record.revoked_at.or(Some(now)));
-    }
+    take_back(admin, &ids, now).await?;
     tracing::info!(credential = prefix, count = ids.len(), by = %root.principal().identity, "token revoked");
     Ok(ids)
+}
+
+/// The file last: what fails before can be tried again.
+async fn take_back(admin: &Admin, ids: &[Arc<str>], now: Timestamp) -> Result<()> {
+    let mut in_database = ids.to_vec();
+    let mut of_file: Vec<TokenId> = Vec::new();
+    if let Tokens::File(_) = &admin.tokens {
+        // API keys that a token made are in the database all the same.
+        let found = ids.iter().filter_map(|id| admin.issued.get(id));
+        let tokens = found.filter(|issue| issue.record.kind == CredentialKind::Token);
+        of_file.extend(tokens.map(|issue| TokenId::from(&issue.record)));
+        in_database.retain(|id| of_file.iter().all(|token| token.id != *id));
+    }
+    if !in_database.is_empty() {
+        admin.store.revoke_credentials(&in_database, now).await?;
+    }
+    for id in &in_database {
+        admin.issued.change(id, |record| record.revoked_at = record.revoked_at.or(Some(now)));
+    }
+    match (&admin.tokens, ids.first()) {
+        (Tokens::File(tokens), Some(first)) if !tokens.revoke(admin, &of_file).await? => {
+            Err(absent(first))
+        }
+        (Tokens::File(_) | Tokens::Database, _) => Ok(()),
+    }
 }
 
 /// Mints the successor of a token: the same rights, the same end, the same
@@ -210,6 +266,9 @@ pub async fn rotate(
     if overlap_seconds > OVERLAP_SECONDS_MAX {
         let what = format!("at most {OVERLAP_SECONDS_MAX} seconds");
         return Err(invalid("overlap_seconds", what));
+    }
+    if overlap_seconds > 0 && matches!(admin.tokens, Tokens::File(_)) {
+        return Err(invalid("overlap_seconds", NOT_IN_FILE));
     }
     if admin.configured.iter().any(|key| *key.id == *prefix) {
         return Err(state("This key comes from the configuration; change it there"));
@@ -231,11 +290,20 @@ pub async fn rotate(
         last_used_at: None,
         ..old.record.clone()
     };
-    let replaces = Some((Arc::clone(&old.record.id), end));
-    let (secret, record) = admin.issue(record, replaces).await?;
-    admin.issued.change(prefix, |old| {
-        old.expires_at = Some(old.expires_at.map_or(end, |known| known.min(end)));
-    });
+    let (secret, record) = match &admin.tokens {
+        Tokens::Database => {
+            let replaces = Some((Arc::clone(&old.record.id), end));
+            let issued = admin.issue(record, replaces).await?;
+            admin.issued.change(prefix, |old| {
+                old.expires_at = Some(old.expires_at.map_or(end, |known| known.min(end)));
+            });
+            issued
+        }
+        Tokens::File(tokens) => {
+            let old = TokenId::from(&old.record);
+            tokens.issue(admin, record, Some(&old)).await?.ok_or_else(|| absent(prefix))?
+        }
+    };
     tracing::info!(credential = prefix, successor = &*record.id, "token rotated");
     Ok(Minted { secret, record })
 }

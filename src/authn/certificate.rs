@@ -16,12 +16,13 @@ use x509_parser::{
     certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _, time::ASN1Time,
 };
 
-use super::{Accepted, Fault, Rejected, Session, credential_id};
+use super::{Accepted, Fault, Rejected, Session};
 use crate::{
     config::{CertificateRule, Certificates, spiffe_trust_domain},
     domain::{
         Grant, Principal, Timestamp,
         principal::{Identity, Method, Source},
+        secret,
     },
 };
 
@@ -50,7 +51,7 @@ impl ClientCertificate {
     pub fn new(der: &[u8]) -> Self {
         Self(Arc::new(Shown {
             name: named(der).map_err(Fault::Certificate),
-            credential_id: credential_id(&Sha256::digest(der).into()),
+            credential_id: secret::id_of_stranger(&Sha256::digest(der).into()),
             known: AtomicBool::new(false),
         }))
     }

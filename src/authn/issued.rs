@@ -57,6 +57,14 @@ impl Issue {
         self.principal().not_after.is_some_and(|end| end <= now)
     }
 
+    /// Whether it counts, and as this record says.
+    fn stands_as(&self, other: &CredentialRecord) -> bool {
+        let record = &self.record;
+        record.revoked_at.is_none()
+            && (record.digest, &record.scopes, &record.name, record.created_at)
+                == (other.digest, &other.scopes, &other.name, other.created_at)
+    }
+
     /// How many calls it has opened, where they are counted.
     #[must_use]
     pub fn uses(&self) -> u32 {
@@ -92,6 +100,8 @@ impl fmt::Debug for Issue {
 pub struct Issued {
     index: RwLock<Index>,
     foreign: BTreeSet<Arc<str>>,
+    /// Where tokens come from; API keys are always in the database.
+    tokens: Source,
     revoked: CancellationToken,
 }
 
@@ -104,15 +114,20 @@ struct Index {
 }
 
 impl Issued {
-    /// None yet. `foreign` are the permissions of other services; every
-    /// session ends with `revoked`.
+    /// None yet. `foreign` are the permissions of other services, `tokens`
+    /// where tokens come from; every session ends with `revoked`.
     #[must_use]
-    pub(super) fn new(foreign: BTreeSet<Arc<str>>, revoked: CancellationToken) -> Self {
-        Self { index: RwLock::default(), foreign, revoked }
+    pub(super) fn new(
+        foreign: BTreeSet<Arc<str>>,
+        tokens: Source,
+        revoked: CancellationToken,
+    ) -> Self {
+        Self { index: RwLock::default(), foreign, tokens, revoked }
     }
 
-    /// Takes up what the store holds.
+    /// Takes up what the store holds; its tokens only where they count.
     pub fn load(&self, mut records: Vec<CredentialRecord>) {
+        records.retain(|record| self.source(record.kind) == Source::Database);
         // Ancestors before those that descend from them.
         records.sort_by_key(|record| record.created_at);
         let mut index = self.write();
@@ -146,6 +161,46 @@ impl Issued {
         if let Some(issue) = index.by_id.remove(id) {
             index.by_digest.remove(&issue.record.digest);
             issue.session.revoked.cancel();
+        }
+    }
+
+    /// Takes these for all tokens that there are, where they do not come from
+    /// the database. Those that are gone are revoked from `now` on; open
+    /// streams of what is gone or has changed end. Answers the ids that other
+    /// credentials have already, whose tokens do not count.
+    pub fn replace_tokens(&self, records: Vec<CredentialRecord>, now: Timestamp) -> Vec<Arc<str>> {
+        let mut index = self.write();
+        let mut wanted: HashMap<_, _> =
+            records.into_iter().map(|record| (Arc::clone(&record.id), record)).collect();
+        let here: Vec<Arc<Issue>> = index.by_id.values().cloned().collect();
+        let mut taken = Vec::new();
+        for issue in here {
+            let found = wanted.remove(&issue.record.id);
+            if issue.record.kind != CredentialKind::Token {
+                taken.extend(found.map(|record| record.id));
+                continue;
+            }
+            let record = match found {
+                Some(record) if issue.stands_as(&record) => continue,
+                Some(record) => record,
+                None if issue.record.revoked_at.is_some() => continue,
+                None => CredentialRecord { revoked_at: Some(now), ..issue.record.clone() },
+            };
+            index.by_digest.remove(&issue.record.digest);
+            let last_used_at = issue.last_used_at();
+            self.put(&mut index, CredentialRecord { last_used_at, ..record });
+            issue.session.revoked.cancel();
+        }
+        for record in wanted.into_values() {
+            self.put(&mut index, record);
+        }
+        taken
+    }
+
+    /// Forgets every token.
+    pub fn remove_tokens(&self) {
+        for issue in self.all(CredentialKind::Token) {
+            self.remove(&issue.record.id);
         }
     }
 
@@ -194,13 +249,15 @@ impl Issued {
         found
     }
 
-    /// When credentials were used since the last call.
+    /// When credentials of the database were used since the last call.
     #[must_use]
     pub fn take_uses(&self) -> Vec<(Arc<str>, Timestamp)> {
         let index = self.read();
         let used = index.by_id.values().filter_map(|issue| {
             let at = issue.last_used_at()?;
-            (Some(at) > issue.record.last_used_at).then(|| (Arc::clone(&issue.record.id), at))
+            let kept = self.source(issue.record.kind) == Source::Database;
+            (kept && Some(at) > issue.record.last_used_at)
+                .then(|| (Arc::clone(&issue.record.id), at))
         });
         used.collect()
     }
@@ -216,12 +273,30 @@ impl Issued {
         Some(issue.accept(peer, now))
     }
 
+    /// Whether tokens may have another form than ours.
+    pub(super) fn has_strangers(&self) -> bool {
+        self.tokens == Source::File
+    }
+
+    /// Whether this is the digest of a token, where those may have another
+    /// form than ours, as that of a JWT.
+    pub(super) fn knows_stranger(&self, digest: &[u8; 32]) -> bool {
+        self.has_strangers() && self.read().by_digest.contains_key(digest)
+    }
+
+    fn source(&self, kind: CredentialKind) -> Source {
+        match kind {
+            CredentialKind::Token => self.tokens,
+            CredentialKind::ApiKey => Source::Database,
+        }
+    }
+
     fn put(&self, index: &mut Index, record: CredentialRecord) {
         let grant = self.grant(index, &record);
         let not_after = lineage(index, &record).filter_map(|record| record.expires_at).min();
         let principal = Principal {
             identity: Identity {
-                source: Source::Database,
+                source: self.source(record.kind),
                 issuer: "".into(),
                 subject: Arc::clone(&record.family),
             },

@@ -50,7 +50,7 @@ pub use self::{
     recalls::Recalls,
 };
 use crate::{
-    config::{self, ApiKey, Auth, Credentials, Jwt, Mode},
+    config::{self, ApiKey, Auth, Credentials, Jwt, Mode, TokenStore},
     domain::{
         Grant, Principal, Timestamp,
         principal::{Identity, Method, Source},
@@ -223,7 +223,12 @@ impl Authenticator {
                 &revoked,
             )?)),
         };
-        let issued = Arc::new(Issued::new(auth.extra_permissions.clone(), revoked.clone()));
+        let tokens = match auth.token_store {
+            TokenStore::Database => Source::Database,
+            TokenStore::File(_) => Source::File,
+        };
+        let issued = Issued::new(auth.extra_permissions.clone(), tokens, revoked.clone());
+        let issued = Arc::new(issued);
         Ok(Self { known, issued, recalls: Arc::default(), revoked })
     }
 
@@ -287,7 +292,7 @@ impl Authenticator {
                 if let Some(accepted) = holders.api_key(&digest, now) {
                     return Ok(accepted);
                 }
-                if token.contains('.') {
+                if token.contains('.') && !self.issued.knows_stranger(&digest) {
                     holders.jwt(token, &digest, now, &self.recalls)
                 } else {
                     self.given_out(token, &digest, Method::Token, peer, now)
@@ -317,7 +322,8 @@ impl Authenticator {
         };
         let rejected = |fault: Fault| Rejected { why: fault.why(), method: presented, fault };
         // The checksum spares the look-up for what is none of ours.
-        let found = secret::id(text).and_then(|_| self.issued.accept(digest, peer, now));
+        let possible = secret::id(text).is_some() || self.issued.has_strangers();
+        let found = possible.then(|| self.issued.accept(digest, peer, now)).flatten();
         let accepted = found.ok_or_else(|| rejected(unknown.clone()))?.map_err(rejected)?;
         let method = accepted.session.principal.method;
         let keys_off = matches!(&self.known, Known::Holders(holders) if !holders.api_keys_enabled);
@@ -412,7 +418,7 @@ impl KeyHolder {
             method: Method::ApiKey,
             grants: vec![Grant { permissions: key.permissions.clone(), scope: key.scope.clone() }],
             not_after: None,
-            credential_id: credential_id(&key.digest),
+            credential_id: secret::id_of_stranger(&key.digest),
             worker_scope: None,
         };
         Self {
@@ -490,7 +496,7 @@ impl JwtHolders {
         let unknown_permissions =
             if self.log_unknown { claims.unknown_permissions.clone() } else { Vec::new() };
         let issued_at = claims.issued_at;
-        let principal = claims.into_principal(credential_id(digest));
+        let principal = claims.into_principal(secret::id_of_stranger(digest));
         let not_after = principal.not_after;
         let session = Arc::new(Session {
             recall: Some((Arc::clone(recalls), issued_at)),
@@ -521,13 +527,6 @@ fn fixed(jwt: &Jwt, text: &str, origin: &str) -> Result<PublicKey, Error> {
         ))),
         Some(_) | None => Ok(key),
     }
-}
-
-/// Tells credentials apart in logs and records, and gives none away: the
-/// first twelve hex digits of the digest.
-fn credential_id(digest: &[u8; 32]) -> Arc<str> {
-    let number = digest.iter().take(6).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
-    format!("{number:012x}").into()
 }
 
 impl fmt::Debug for Authenticator {

@@ -77,6 +77,7 @@ fn try_authenticator(jwt: Option<Jwt>, api_keys: Vec<ApiKey>) -> Result<Authenti
         })),
         extra_permissions: BTreeSet::from([Arc::from("bundles:read")]),
         jwt_token_expiry: Duration::from_hours(1),
+        token_store: TokenStore::Database,
     })
 }
 
@@ -533,7 +534,10 @@ fn tk_44_to_47_an_api_key_is_a_principal_by_its_description() {
         assert_eq!(&*principal.identity.subject, "Monitoring");
         assert_eq!(principal.identity.source, Source::Config);
         assert_eq!(principal.method, Method::ApiKey);
-        assert_eq!(&*principal.credential_id, &credential_id(&Sha256::digest(b"k-1").into())[..]);
+        assert_eq!(
+            &*principal.credential_id,
+            &secret::id_of_stranger(&Sha256::digest(b"k-1").into())[..]
+        );
         assert_eq!(principal.credential_id.len(), 12);
     }
     let refused =
@@ -640,6 +644,7 @@ fn tk_01_auth_off_is_one_explicit_principal() {
         mode: Mode::Off,
         extra_permissions: BTreeSet::new(),
         jwt_token_expiry: Duration::from_secs(1),
+        token_store: TokenStore::Database,
     })
     .unwrap();
     for presented in [HeaderMap::new(), bearer("garbage")] {

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -19,6 +19,8 @@ use crate::domain::{Permission, PermissionSet, Scope};
 pub const DOCUMENTED_KEYS: &[&str] =
     &["sk-prod-key-1", "sk-prod-key-2", "sk-test-key-1", "sk-example-key", "your-api-key"];
 
+/// The token file where none is named.
+const TOKEN_FILE: &str = "auth.token";
 /// The longest API key.
 const API_KEY_BYTES_MAX: usize = 1024;
 /// The longest description of a key.
@@ -33,6 +35,17 @@ pub struct Auth {
     pub extra_permissions: BTreeSet<Arc<str>>,
     /// How long generated tokens live.
     pub jwt_token_expiry: Duration,
+    /// Where minted tokens are kept.
+    pub token_store: TokenStore,
+}
+
+/// Where minted tokens are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenStore {
+    /// In the store, as all else.
+    Database,
+    /// In this file.
+    File(PathBuf),
 }
 
 /// Whether callers need credentials.
@@ -117,18 +130,18 @@ pub(super) fn auth(
     reach: Reach,
     warnings: &mut Vec<String>,
 ) -> Result<Auth, Error> {
-    check_methods(raw)?;
     let extra_permissions = extra_permissions(&raw.extra_permissions)?;
     let api_key_header = api_key_header(&raw.api_key_header)?;
     let (issuers, roles) = issuers::issuers(raw, base, &extra_permissions, warnings)?;
     let api_keys = api_keys(&raw.api_keys, &roles, &extra_permissions, reach)?;
     let jwt_token_expiry = token_expiry(raw)?;
+    let token_store = token_store(raw, base)?;
     let mode = if raw.enabled {
         let api_keys = if raw.api_keys_enabled { api_keys } else { Vec::new() };
         if issuers.is_empty() && api_keys.is_empty() && raw.certificates.is_empty() {
             warnings.push(
-                "auth is on, and neither an API key nor a JWT key is configured: every call will \
-                 be refused"
+                "auth is on, and no API key, JWT issuer or certificate is configured: nobody \
+                 gets in but by a token or key that the store holds already"
                     .to_owned(),
             );
         }
@@ -143,7 +156,7 @@ pub(super) fn auth(
         check_auth_off(raw.allow_unauthenticated_remote, reach, warnings)?;
         Mode::Off
     };
-    Ok(Auth { mode, extra_permissions, jwt_token_expiry })
+    Ok(Auth { mode, extra_permissions, jwt_token_expiry, token_store })
 }
 
 /// How long generated tokens live.
@@ -152,10 +165,23 @@ pub(super) fn token_expiry(raw: &raw::Auth) -> Result<Duration, Error> {
         .map(|hours: u64| Duration::from_secs(hours * 3600))
 }
 
-fn check_methods(raw: &raw::Auth) -> Result<(), Error> {
+/// The file's path counts from the configuration's folder.
+fn token_store(raw: &raw::Auth, base: &Path) -> Result<TokenStore, Error> {
+    const FILE: &str = "auth.token_file";
+    let file = given(raw.token_file.clone());
     match raw.token_store.as_str() {
-        "database" => Ok(()),
-        "file" => Err(Error::NotYet { key: "auth.token_store = \"file\"".to_owned() }),
+        "database" if file.is_some() => Err(Error::invalid(
+            FILE,
+            "counts only with `auth.token_store = \"file\"`; set that, or take this one out",
+        )),
+        "database" => Ok(TokenStore::Database),
+        "file" => {
+            let path = base.join(file.as_deref().unwrap_or(TOKEN_FILE));
+            if path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+                return Err(Error::invalid(FILE, "must be the path of a file"));
+            }
+            Ok(TokenStore::File(path))
+        }
         other => {
             let problem = format!("`{other}` is neither `database` nor `file`");
             Err(Error::invalid("auth.token_store", problem))

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-pub use auth::{Algorithm, ApiKey, Auth, Credentials, DOCUMENTED_KEYS, Mode};
+pub use auth::{Algorithm, ApiKey, Auth, Credentials, DOCUMENTED_KEYS, Mode, TokenStore};
 pub use issuers::{Authorities, ClaimRule, Jwks, Jwt, Keys, Pattern, Place, Roles};
 pub use limits::{Rate, Rates};
 use thiserror::Error;

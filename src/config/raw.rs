@@ -90,6 +90,7 @@ pub(super) struct Auth {
     pub(super) api_keys: Vec<ApiKey>,
     pub(super) certificates: Vec<CertificateRule>,
     pub(super) token_store: String,
+    pub(super) token_file: Option<String>,
     pub(super) extra_permissions: Vec<String>,
     pub(super) issuers: Vec<Issuer>,
     pub(super) claim_rules: Vec<ClaimRule>,
@@ -123,6 +124,7 @@ impl Default for Auth {
             api_keys: Vec::new(),
             certificates: Vec::new(),
             token_store: "database".to_owned(),
+            token_file: None,
             extra_permissions: Vec::new(),
             issuers: Vec::new(),
             claim_rules: Vec::new(),
@@ -266,7 +268,7 @@ impl Default for Telemetry {
 /// Settings of later versions. One that is off (`false`, 0, empty) does no
 /// harm; any other would be believed and not hold, so it stops the start.
 pub(super) const LATER: &[(&str, &[&str])] = &[
-    ("auth", &["token_file", "key_encryption_key_file", "namespaces"]),
+    ("auth", &["key_encryption_key_file", "namespaces"]),
     ("controller", &["listen", "auth_file"]),
     ("scheduler", &["runners", "run_as"]),
     ("limits", &["egress_allow"]),

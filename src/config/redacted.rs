@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use serde_json::{Value, json};
 
-use super::{Auth, Jwt, Keys, LogFormat, Mode, Rates, Settings, Storage};
+use super::{Auth, Jwt, Keys, LogFormat, Mode, Rates, Settings, Storage, TokenStore};
 
 pub(super) fn redacted(settings: &Settings) -> Value {
     let Settings { server, storage, auth, limits, telemetry, warnings: _ } = settings;
@@ -73,6 +73,10 @@ fn redacted_auth(auth: &Auth) -> Value {
     let mut shown = json!({
         "enabled": matches!(auth.mode, Mode::On(_)),
         "extra_permissions": auth.extra_permissions.iter().map(AsRef::as_ref).collect::<Vec<&str>>(),
+        "token_store": match auth.token_store {
+            TokenStore::Database => "database",
+            TokenStore::File(_) => "file",
+        },
         "jwt_token_expiry_hours": auth.jwt_token_expiry.as_secs() / 3600,
     });
     let Mode::On(credentials) = &auth.mode else { return shown };

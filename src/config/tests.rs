@@ -85,7 +85,6 @@ fn unknown_keys_name_the_nearest_known_one() {
 #[test]
 fn what_comes_later_is_refused_by_name_and_what_is_off_does_no_harm() {
     for (text, name) in [
-        ("[auth]\ntoken_store = \"file\"", "token_store"),
         ("[[auth.namespaces]]\nprefix = \"a\"", "auth.namespaces"),
         ("[controller]", "[controller]"),
         ("[controller]\nlisten = \"127.0.0.1:5678\"", "[controller]"),
@@ -608,4 +607,23 @@ fn se_02_issuers_rules_and_roles_are_checked_when_they_load() {
     ] {
         assert!(problem(role).contains(says), "{}", problem(role));
     }
+}
+
+#[test]
+fn the_token_file_is_named_with_its_store_or_not_at_all() {
+    let store = |text: &str| load(text).unwrap().auth.token_store;
+    assert_eq!(
+        store("[auth]\ntoken_store = \"database\"\ntoken_file = \"\""),
+        TokenStore::Database
+    );
+    let TokenStore::File(path) = store("[auth]\ntoken_store = \"file\"") else { panic!() };
+    assert!(path.ends_with("auth.token"));
+    let named = store("[auth]\ntoken_store = \"file\"\ntoken_file = \"/run/tokens\"");
+    assert_eq!(named, TokenStore::File("/run/tokens".into()));
+    assert!(problem("[auth]\ntoken_file = \"auth.token\"").contains("auth.token_store"));
+    assert!(
+        problem("[auth]\ntoken_store = \"file\"\ntoken_file = \"keys/\"")
+            .contains("path of a file")
+    );
+    assert!(problem("[auth]\ntoken_store = \"memory\"").contains("neither"));
 }

@@ -79,6 +79,14 @@ pub fn id(text: &str) -> Option<&str> {
     fits.then_some(id)
 }
 
+/// The public id of a secret that is not in our format (SE-37): the first
+/// twelve hex digits of its SHA-256.
+#[must_use]
+pub fn id_of_stranger(digest: &[u8; 32]) -> Arc<str> {
+    let number = digest.iter().take(6).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    format!("{number:012x}").into()
+}
+
 fn encoded(secret: &[u8; 32]) -> Zeroizing<String> {
     Zeroizing::new(URL_SAFE_NO_PAD.encode(secret))
 }

@@ -11,6 +11,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     access::{Kind, Reason, Refusal},
+    admin::Admin,
     engine::Engine,
     pb::v1 as pb,
 };
@@ -49,9 +50,25 @@ pub trait Watched: fmt::Debug + Send + Sync {
     fn health(&self) -> Vec<(&'static str, Health)>;
 }
 
-impl Watched for Engine {
+/// The parts of a server. No text of theirs comes from a tenant (SE-11).
+#[derive(Debug)]
+struct Server {
+    engine: Arc<Engine>,
+    admin: Arc<Admin>,
+}
+
+impl Watched for Server {
     fn health(&self) -> Vec<(&'static str, Health)> {
-        Self::health(self)
+        let mut parts = self.engine.health();
+        let token_file = self.admin.token_file_is_well().map(|well| {
+            if well {
+                Health::Healthy("works")
+            } else {
+                Health::Unhealthy("cannot be read; see the log")
+            }
+        });
+        parts.extend(token_file.map(|health| ("token_file", health)));
+        parts
     }
 }
 
@@ -79,8 +96,8 @@ pub struct Readiness {
 impl Readiness {
     /// Of a server that starts.
     #[must_use]
-    pub fn new(engine: Arc<Engine>) -> Self {
-        Self::of(engine, "server", &SERVICES)
+    pub fn new(engine: Arc<Engine>, admin: Arc<Admin>) -> Self {
+        Self::of(Arc::new(Server { engine, admin }), "server", &SERVICES)
     }
 
     /// Of a worker process that starts.

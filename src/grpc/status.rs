@@ -35,6 +35,8 @@ pub enum Error {
     Refused(Refusal),
     /// The use case did not happen.
     Failed(engine::Error),
+    /// Nor did one about tokens: their file cannot be changed.
+    TokenFile(String),
 }
 
 impl From<Refusal> for Error {
@@ -54,6 +56,7 @@ impl From<admin::Error> for Error {
         match error {
             admin::Error::Refused(refusal) => Self::Refused(refusal),
             admin::Error::Storage(error) => Self::Failed(error.into()),
+            admin::Error::TokenFile(error) => Self::TokenFile(error.to_string()),
         }
     }
 }
@@ -77,6 +80,7 @@ impl Error {
         match self {
             Self::Refused(refusal) => Public::refused(refusal, request),
             Self::Failed(error) => Public::failed(error, request),
+            Self::TokenFile(error) => Public::not_in_file(&error, request),
         }
     }
 }
@@ -226,6 +230,17 @@ impl Public {
             ),
             Error::Broken(_) => Self::internal(),
         }
+    }
+
+    fn not_in_file(error: &str, request: Option<RequestId>) -> Self {
+        tracing::error!(
+            request_id = request.map(tracing::field::display),
+            error,
+            "the token file could not be changed"
+        );
+        let message = "The server cannot change its token file; its log says why under the \
+                       request id";
+        Self::new(Code::Internal, Reason::Internal, message)
     }
 
     fn internal() -> Self {

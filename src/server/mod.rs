@@ -38,16 +38,16 @@ use self::{
 };
 use crate::{
     access::{Gate, MethodRule, Rule, Table, table},
-    admin::{self, Admin},
+    admin::{self, Admin, FileTokens, Tokens},
     authn::{self, Authenticator, Ring},
     authz::System,
-    config::{self, Mode, Settings, Storage},
+    config::{self, Mode, Settings, Storage, TokenStore},
     domain::{Clock, Permission},
     engine::{self, Engine, Floor},
     gateway::{self, Gateway, Routes, openapi},
     grpc::{self, Parts, Phase, Readiness},
     pb,
-    storage::{self, LeaseTerms, Store, sqlite},
+    storage::{LeaseTerms, Store, sqlite, token_file::TokenFile},
 };
 
 /// How often the recorder of figures is tidied up.
@@ -74,9 +74,9 @@ pub enum Error {
     /// The store cannot be opened.
     #[error("{0}")]
     Storage(#[from] sqlite::OpenError),
-    /// The credentials that it holds cannot be read.
-    #[error("the credentials in the store cannot be read: {0}")]
-    Credentials(#[source] storage::Error),
+    /// The credentials that were given out cannot be read.
+    #[error("the credentials that were given out cannot be read: {0}")]
+    Credentials(#[source] admin::Error),
     /// A port cannot be bound.
     #[error(
         "{what} cannot listen on {address}: {source}; choose another address or end what uses it"
@@ -146,7 +146,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
 
     let shutdown = CancellationToken::new();
     let Core { store, admin, gate, engine } = core(settings, authenticator, &clock).await?;
-    let readiness = Readiness::new(Arc::clone(&engine));
+    let readiness = Readiness::new(Arc::clone(&engine), Arc::clone(&admin));
     let streams = TaskTracker::new();
     let services = grpc::routes(Parts {
         engine: Arc::clone(&engine),
@@ -173,6 +173,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
 
     let loops = TaskTracker::new();
     loops.spawn(engine::loops::run(engine, System::permit(), shutdown.clone()));
+    loops.spawn(admin::watch(Arc::clone(&admin), System::permit(), shutdown.clone()));
     loops.spawn(admin::note_uses(admin, System::permit(), shutdown.clone()));
     loops.spawn(tidy(metrics, shutdown.clone()));
     loops.spawn(tls::watch(tls.clone(), shutdown.clone()));
@@ -333,12 +334,20 @@ async fn admin(
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<Admin>, Error> {
+    let foreign = &settings.auth.extra_permissions;
+    let tokens = match &settings.auth.token_store {
+        TokenStore::Database => Tokens::Database,
+        TokenStore::File(path) => {
+            Tokens::File(FileTokens::new(TokenFile::new(path.clone(), foreign.clone())))
+        }
+    };
     let admin = Admin {
         store,
+        tokens,
         issued: Arc::clone(authenticator.issued()),
         recalls: Arc::clone(authenticator.recalls()),
         configured: authenticator.configured_keys(),
-        foreign: settings.auth.extra_permissions.clone(),
+        foreign: foreign.clone(),
         clock,
         order: tokio::sync::Mutex::default(),
     };

@@ -10,6 +10,7 @@
 pub(crate) mod conformance;
 mod credentials;
 pub mod sqlite;
+pub mod token_file;
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -328,7 +328,9 @@ async fn se_17_open_streams_and_parked_polls_end_with_their_token() {
 
 #[tokio::test]
 async fn se_38_no_call_in_flight_outlives_a_revocation() {
-    let server = Server::start().await;
+    // Refused calls are counted against their address.
+    let rest = "[limits]\nfailed_auth_per_minute = 0\n".to_owned();
+    let server = Server::with(Setup { rest, ..Setup::default() }).await;
     let (token, prefix) = mint(&server, json!({"scopes": "tasks:list"})).await;
     let calls = async {
         let mut revoked = false;

@@ -48,6 +48,8 @@ mod telemetry;
 #[cfg(test)]
 mod tls;
 #[cfg(test)]
+mod token_file;
+#[cfg(test)]
 mod worker;
 #[cfg(test)]
 mod worker_listeners;

@@ -74,6 +74,7 @@ fn gate_with(mode: config::Mode, rates: &Rates) -> (Gate, Arc<HeldClock>) {
         mode,
         extra_permissions: BTreeSet::default(),
         jwt_token_expiry: Duration::from_hours(1),
+        token_store: config::TokenStore::Database,
     };
     let authenticator = Authenticator::new(&auth).unwrap();
     (Gate::new(authenticator, None, rates, Arc::<HeldClock>::clone(&clock)), clock)

@@ -69,7 +69,9 @@ impl From<&Shown> for pb::Token {
                     source: owned(issue.principal().identity.source.as_str()),
                     scopes: record.scopes.clone(),
                     name: record.name.clone(),
-                    created_at: Some(time(record.created_at)),
+                    // A line of the token file may not say when.
+                    created_at: (record.created_at != Timestamp::default())
+                        .then(|| time(record.created_at)),
                     namespaces: record.namespaces.clone(),
                     expires_at: issue.principal().not_after.map(time),
                     max_uses: record.max_uses,

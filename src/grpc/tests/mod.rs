@@ -29,10 +29,10 @@ use tower::{Service, ServiceExt as _};
 
 use crate::{
     access::{Caller, Rule, Table},
-    admin::Admin,
+    admin::{Admin, Tokens},
     authn::{Authenticator, Session},
     authz::System,
-    config::{Auth, Mode},
+    config::{Auth, Mode, TokenStore},
     domain::{
         Clock, PermissionSet, RequestId, Scope, Timestamp,
         principal::{Grant, Identity, Principal, Source},
@@ -104,10 +104,12 @@ fn admin(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Admin> {
         mode: Mode::Off,
         extra_permissions: BTreeSet::new(),
         jwt_token_expiry: Duration::from_hours(1),
+        token_store: TokenStore::Database,
     };
     let authenticator = Authenticator::new(&off).unwrap();
     Arc::new(Admin {
         store,
+        tokens: Tokens::Database,
         issued: Arc::clone(authenticator.issued()),
         recalls: Arc::clone(authenticator.recalls()),
         configured: Vec::new(),
@@ -145,7 +147,7 @@ impl House {
             Rule::Permission { permission, .. } => Some((permission, method.full_name.to_string())),
             Rule::Public(_) | Rule::Authenticated(_) | Rule::Root | Rule::Node => None,
         });
-        let readiness = Readiness::new(Arc::clone(&engine));
+        let readiness = Readiness::new(Arc::clone(&engine), Arc::clone(&admin));
         readiness.set(Phase::Serving);
         let services = routes(Parts {
             engine,

@@ -339,6 +339,7 @@ async fn the_document_is_valid_openapi_and_says_what_is_served() {
             let filled = path.replace("{task_uuid}", ABSENT).replace("{step_uuid}", ABSENT);
             let filled = filled.replace("{namespace}", "n").replace("{name}", "x");
             let filled = filled.replace("{version}", "1.0.0");
+            let filled = filled.replace("{prefix}", "p").replace("{id}", "i");
             let line = format!("{} {filled}", verb.to_uppercase());
             let answer = wire::send(server.http, wire::head(&line, &[("accept", "*/*")])).await;
             let public = operation["x-access"] == "public";
@@ -354,6 +355,10 @@ async fn the_document_is_valid_openapi_and_says_what_is_served() {
                         format!("Missing required permission: {}", permission.as_str().unwrap());
                     assert_eq!(answer.json()["message"], message, "{line}");
                     assert!(operation.get("x-access").is_none(), "{line}");
+                }
+                None if operation["x-access"] == "root" => {
+                    assert_eq!(answer.status, 403, "{line}");
+                    assert_eq!(answer.json()["reason"], "ROOT_REQUIRED", "{line}");
                 }
                 None => assert!(!matches!(answer.status, 401 | 403 | 404 | 405), "{line}"),
             }

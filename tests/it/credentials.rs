@@ -175,6 +175,39 @@ async fn dk_06_07_15_to_17_52_scopes_are_exact() {
 }
 
 #[tokio::test]
+async fn dk_08_09_nobody_holds_an_empty_permission_and_strangers_hold_none() {
+    let server = Server::start().await;
+    let (scoped, _) = mint(&server, json!({"scopes": "tasks:*"})).await;
+    for action in [json!({"permission": ""}), json!({"permission": null}), json!({})] {
+        let body = json!({"actions": [action]});
+        let root = server.as_root("POST", "/v1/can-i", Some(body.clone())).await;
+        let scoped = with(&server, &scoped, "POST", "/v1/can-i", Some(body)).await;
+        for (status, answer) in [root, scoped] {
+            assert_eq!(
+                (status, &answer["answers"][0]["allowed"]),
+                (200, &json!(false)),
+                "{answer}"
+            );
+        }
+    }
+    let unknown = secret::Secret::new(7, &[7; 32]);
+    let body = || Some(json!({"actions": [{"permission": "tasks:list"}]}));
+    assert_eq!(with(&server, unknown.expose(), "POST", "/v1/can-i", body()).await.0, 401);
+    assert_eq!(server.json("POST", "/v1/can-i", &[], body()).await.0, 401);
+}
+
+#[tokio::test]
+async fn dk_19_without_a_token_it_is_401_before_any_403() {
+    let server = Server::start().await;
+    let (scoped, prefix) = mint(&server, json!({"scopes": "templates:read"})).await;
+    let token = format!("{TOKENS}/{prefix}");
+    for (verb, path) in [("GET", "/v1/tasks"), ("GET", TOKENS), ("DELETE", token.as_str())] {
+        assert_eq!(server.json(verb, path, &[], None).await.0, 401, "{verb} {path}");
+        assert_eq!(with(&server, &scoped, verb, path, None).await.0, 403, "{verb} {path}");
+    }
+}
+
+#[tokio::test]
 async fn dk_40_51_parallel_mints_survive_a_restart_and_hold_no_secret() {
     let server = Server::with(Setup::steady()).await;
     let mints = (0..10).map(|_| mint(&server, json!({"scopes": "tasks:list"})));

@@ -132,7 +132,7 @@ async fn dk_01_45_46_a_minted_token_is_a_line_that_works_at_once_and_after_a_res
 }
 
 #[tokio::test]
-async fn dk_02_06_43_48_a_legacy_line_is_root_and_rotates_alone() {
+async fn dk_02_06_18_43_48_a_legacy_line_is_root_and_rotates_alone() {
     let (_folder, path, setup) = prepared(&format!("# of long ago\n{LEGACY}\n"));
     let server = Server::with(setup).await;
     for (verb, route, body) in [
@@ -388,13 +388,29 @@ async fn dk_38_39_a_full_disk_changes_neither_the_file_nor_who_may_call() {
     assert_eq!(revoke(&server, &prefix).await.0, 204);
 }
 
+/// Two servers with databases of their own over one token file.
+async fn pair(setup: Setup) -> (Server, Server) {
+    tokio::join!(
+        Server::with(setup.clone()),
+        Server::with(Setup { ports: Setup::steady().ports, ..setup })
+    )
+}
+
+#[tokio::test]
+async fn dk_50_two_servers_over_one_file_see_one_store() {
+    let (_folder, _, setup) = prepared("");
+    let (a, b) = pair(setup).await;
+    let (token, prefix) = mint(&a, json!({"scopes": "tasks:list"})).await;
+    until(&b, &token, 200).await;
+    assert_eq!(revoke(&b, &prefix).await.0, 204);
+    assert_eq!(tasks(&b, &token).await, 401);
+    until(&a, &token, 401).await;
+}
+
 #[tokio::test]
 async fn dk_40_parallel_mints_of_two_servers_lose_nothing() {
     let (_folder, path, setup) = prepared("# shared\n");
-    let (a, b) = tokio::join!(
-        Server::with(setup.clone()),
-        Server::with(Setup { ports: Setup::steady().ports, ..setup })
-    );
+    let (a, b) = pair(setup).await;
     let mints =
         (0..10).map(|n| mint(if n % 2 == 0 { &a } else { &b }, json!({"scopes": "tasks:list"})));
     let minted = futures::future::join_all(mints).await;

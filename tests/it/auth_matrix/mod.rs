@@ -105,7 +105,7 @@ fn expected(row: &Row, caller: &Caller) -> Answer {
 /// The whole matrix, SE-10 and SE-22 with it: TK-10 to TK-30 and TK-64 to
 /// TK-70 are its cells.
 #[tokio::test(flavor = "multi_thread")]
-async fn tk_10_to_30_every_caller_at_every_rpc_and_route() {
+async fn tk_10_to_30_and_tk_64_every_caller_at_every_rpc_and_route() {
     let world = Arc::new(World::build().await);
     let rows = written();
     let callers = callers::all();

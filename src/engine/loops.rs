@@ -63,6 +63,10 @@ impl Part {
         self.0.store(3, Ordering::Relaxed);
     }
 
+    fn has_begun(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+
     fn health(&self) -> Health {
         match self.0.load(Ordering::Relaxed) {
             0 => Health::Unhealthy("not started"),
@@ -80,6 +84,10 @@ impl Pulse {
             ("dispatcher", self.dispatcher.health()),
             ("timer", self.timer.health()),
         ]
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        [&self.storage, &self.dispatcher, &self.timer].iter().all(|part| part.has_begun())
     }
 }
 

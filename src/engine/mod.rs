@@ -93,6 +93,12 @@ impl Engine {
         self.pulse.health()
     }
 
+    /// Whether each part has done its first round.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.pulse.has_begun()
+    }
+
     fn now(&self) -> Timestamp {
         self.clock.now()
     }

@@ -18,6 +18,10 @@ use crate::{
 
 pub use crate::engine::Health;
 
+/// How long a start waits for the first rounds of its parts, and how often
+/// it looks.
+const BEGIN_WITHIN: Duration = Duration::from_secs(5);
+const BEGIN_LOOK: Duration = Duration::from_millis(1);
 /// How often a server that is well is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often one that is not: probes shall soon hear of its cure, and at the
@@ -48,6 +52,11 @@ pub const WORKER_SERVICES: [&str; 2] = [
 pub trait Watched: fmt::Debug + Send + Sync {
     /// How each part does, by name.
     fn health(&self) -> Vec<(&'static str, Health)>;
+
+    /// Whether each part has done its first round.
+    fn has_begun(&self) -> bool {
+        true
+    }
 }
 
 /// The parts of a server. No text of theirs comes from a tenant (SE-11).
@@ -69,6 +78,10 @@ impl Watched for Server {
         });
         parts.extend(token_file.map(|health| ("token_file", health)));
         parts
+    }
+
+    fn has_begun(&self) -> bool {
+        self.engine.has_begun()
     }
 }
 
@@ -118,6 +131,17 @@ impl Readiness {
     /// Says where the process stands now.
     pub fn set(&self, phase: Phase) {
         self.phase.send_replace(phase);
+    }
+
+    /// Waits until each part has done its first round, 5 s at most.
+    pub async fn begun(&self) {
+        let begun = async {
+            while !self.watched.has_begun() {
+                tokio::time::sleep(BEGIN_LOOK).await;
+            }
+        };
+        // A part that hangs shows in the answers of health.
+        let _ = tokio::time::timeout(BEGIN_WITHIN, begun).await;
     }
 
     /// Whether the server can take work; says why not.

@@ -181,6 +181,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     let [grpc, http] = ports.each_ref().map(Listener::address);
     let ports = ports.map(|port| port.secured(tls.clone()));
     let listeners = listen(ports, &stack, limits, &shutdown);
+    readiness.begun().await;
     become_ready(rings, &clock, &readiness, &loops, &shutdown).await;
     loops.close();
     let auth = if matches!(settings.auth.mode, Mode::Off) { "off" } else { "on" };

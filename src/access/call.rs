@@ -3,7 +3,13 @@
 //! implementation for each RPC from its rule, so a handler cannot ask for
 //! another method's right, and one without a rule does not compile.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use super::{
     limits::RateState,
@@ -12,7 +18,10 @@ use super::{
 use crate::{
     authn::Session,
     authz::{self, Claim, Permit, Root},
-    domain::{Area, Clock, Namespace, Principal, RequestId, Scope, Timestamp, permission::Right},
+    domain::{
+        Area, Clock, Namespace, Permission, Principal, RequestId, Scope, Timestamp,
+        permission::Right,
+    },
 };
 
 /// The request of an RPC whose rule names a permission.
@@ -55,6 +64,19 @@ pub struct Caller {
     request: RequestId,
     clock: Arc<dyn Clock>,
     rate: Option<RateState>,
+    /// What the rule of the call names.
+    right: Option<Permission>,
+    proven: Proven,
+}
+
+/// Whether a proof was given.
+#[derive(Debug, Default)]
+struct Proven(AtomicBool);
+
+impl Clone for Proven {
+    fn clone(&self) -> Self {
+        Self(AtomicBool::new(self.0.load(Ordering::Relaxed)))
+    }
 }
 
 impl Caller {
@@ -63,11 +85,16 @@ impl Caller {
         request: RequestId,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { session, request, clock, rate: None }
+        Self { session, request, clock, rate: None, right: None, proven: Proven::default() }
     }
 
     pub(in crate::access) fn with_rate(self, rate: Option<RateState>) -> Self {
         Self { rate, ..self }
+    }
+
+    /// The permission that counts as exercised once a proof is given.
+    pub(in crate::access) fn with_right(self, right: Option<Permission>) -> Self {
+        Self { right, ..self }
     }
 
     /// What the caller may still call; none where that has no limit.
@@ -103,9 +130,12 @@ impl Caller {
         let text = request.namespace_text();
         let namespace = Namespace::parse(text)
             .map_err(|error| Refusal::invalid(Reason::FieldInvalid, "namespace", error))?;
-        self.any_claim::<Q::Right>()?
+        let permit = self
+            .any_claim::<Q::Right>()?
             .permit(&namespace)
-            .ok_or_else(|| Refusal::namespace_not_found(text))
+            .ok_or_else(|| Refusal::namespace_not_found(text))?;
+        self.exercised();
+        Ok(permit)
     }
 
     /// The claim for the area that a worker's request names (SE-18).
@@ -117,6 +147,7 @@ impl Caller {
             .any_claim::<Q::Right>()?
             .within(&area)
             .ok_or_else(|| Refusal::namespace_not_found(text))?;
+        self.exercised();
         Ok((area, claim))
     }
 
@@ -135,6 +166,7 @@ impl Caller {
         };
         let claim = self.any_claim::<Q::Right>()?;
         if claim.scope().covers(&scope) {
+            self.exercised();
             return Ok((scope, claim));
         }
         let outside = texts
@@ -151,13 +183,16 @@ impl Caller {
 
     /// The claim under whose scope objects are looked up or listed.
     pub fn claim<Q: Scoped>(&self, _: &Q) -> Result<Claim<Q::Right>, Refusal> {
-        self.any_claim()
+        let claim = self.any_claim()?;
+        self.exercised();
+        Ok(claim)
     }
 
     /// The claim for what belongs to the whole server.
     pub fn global<Q: Global>(&self, _: &Q) -> Result<Claim<Q::Right>, Refusal> {
         let claim = self.any_claim::<Q::Right>()?;
         if *claim.scope() == Scope::Everything {
+            self.exercised();
             Ok(claim)
         } else {
             Err(Refusal::permission_missing(Q::Right::PERMISSION))
@@ -170,9 +205,21 @@ impl Caller {
             if let Err(refusal) = self.still_valid() {
                 return refusal;
             }
+            // A stream that stays open is in use, once it was allowed.
+            if self.proven.0.load(Ordering::Relaxed) {
+                self.exercised();
+            }
             // The wall clock may jump: look again at least every second, and
             // when the credential expires.
             let _ = tokio::time::timeout(self.look_again(), self.session.revoked.cancelled()).await;
+        }
+    }
+
+    /// Notes what was allowed; a refused call exercises nothing.
+    fn exercised(&self) {
+        self.proven.0.store(true, Ordering::Relaxed);
+        if let Some(right) = self.right {
+            self.session.exercised(right, &*self.clock);
         }
     }
 

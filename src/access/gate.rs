@@ -68,6 +68,7 @@ impl Gate {
         rates: &Rates,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        let keys = authenticator.configured_keys();
         Self(Arc::new(Inner {
             authenticator,
             credentials,
@@ -75,7 +76,7 @@ impl Gate {
             counters: Counters::new(&Fault::LABELS),
             failures: Throttle::default(),
             denials: Throttle::default(),
-            limits: Limits::new(rates),
+            limits: Limits::new(rates).with_keys(&keys),
             excesses: Throttle::default(),
         }))
     }
@@ -121,7 +122,12 @@ impl Gate {
             .map_err(|denial| self.0.deny(call, &session.principal, denial))
             .map_err(|refusal| self.0.with_rate(refusal, method, call, &session.principal))?;
         let rate = self.0.take(method, call, &session.principal)?;
-        let caller = Caller::new(session, request, Arc::clone(&self.0.clock)).with_rate(rate);
+        let right = match method.rule {
+            Rule::Permission { permission, .. } => Some(permission),
+            Rule::Public(_) | Rule::Authenticated(_) | Rule::Root | Rule::Node => None,
+        };
+        let caller = Caller::new(session, request, Arc::clone(&self.0.clock));
+        let caller = caller.with_rate(rate).with_right(right);
         Ok(Some((caller, accepted.counted)))
     }
 

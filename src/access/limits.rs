@@ -19,7 +19,8 @@ use super::{
     table::RateClass,
 };
 use crate::{
-    config::{Rate, Rates},
+    authn::ConfiguredKey,
+    config::{OwnRate, Rate, Rates},
     domain::{
         Principal, Timestamp,
         network::masked,
@@ -64,6 +65,9 @@ enum Who {
 /// The limits in force.
 pub(super) struct Limits {
     classes: [(RateClass, Option<Quota>); 4],
+    /// Of configured keys with a limit of their own, in place of their
+    /// classes', by id.
+    own: HashMap<Arc<str>, Option<Quota>>,
     calls: Buckets<(Who, RateClass)>,
     failed: Option<Quota>,
     failures: Buckets<Option<IpAddr>>,
@@ -83,10 +87,22 @@ impl Limits {
         Self {
             shown: classes.iter().any(|(_, quota)| quota.is_some()),
             classes,
+            own: HashMap::new(),
             calls: Buckets::new(BUCKETS_MAX),
             failed: rates.failed_auth_per_minute.map(Quota::per_minute),
             failures: Buckets::new(BUCKETS_MAX),
         }
+    }
+
+    /// With the limits that these keys have of their own.
+    pub(super) fn with_keys(self, keys: &[ConfiguredKey]) -> Self {
+        let own = keys.iter().filter_map(|key| match key.rate {
+            OwnRate::None => None,
+            OwnRate::Unlimited => Some((Arc::clone(&key.id), None)),
+            OwnRate::Limited(rate) => Some((Arc::clone(&key.id), Some(Quota::per_second(rate)))),
+        });
+        let own: HashMap<_, _> = own.collect();
+        Self { shown: self.shown || own.values().any(Option::is_some), own, ..self }
     }
 
     /// Takes one call out of the caller's bucket.
@@ -97,7 +113,7 @@ impl Limits {
         peer: Option<IpAddr>,
         now: Timestamp,
     ) -> Result<Option<RateState>, Refusal> {
-        let Some(quota) = self.quota(class) else { return Ok(None) };
+        let Some(quota) = self.quota(class, principal) else { return Ok(None) };
         let taken = self.calls.take((who(principal, peer), class), quota, now);
         taken.map(Some).map_err(|over| self.too_many(over, "Too many calls; try again later"))
     }
@@ -110,7 +126,7 @@ impl Limits {
         peer: Option<IpAddr>,
         now: Timestamp,
     ) -> Option<RateState> {
-        let quota = self.quota(class)?;
+        let quota = self.quota(class, principal)?;
         Some(self.calls.look(&(who(principal, peer), class), quota, now))
     }
 
@@ -136,7 +152,13 @@ impl Limits {
         Some(self.failures.look(&peer.map(client), quota, now))
     }
 
-    fn quota(&self, class: RateClass) -> Option<Quota> {
+    fn quota(&self, class: RateClass, principal: &Principal) -> Option<Quota> {
+        if !self.own.is_empty()
+            && principal.identity.source == Source::Config
+            && let Some(own) = self.own.get(&principal.credential_id)
+        {
+            return *own;
+        }
         self.classes.iter().find(|(known, _)| *known == class).and_then(|(_, quota)| *quota)
     }
 

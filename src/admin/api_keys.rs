@@ -60,6 +60,8 @@ pub struct Key {
     pub issue: Arc<Issue>,
     /// Whether it counts now.
     pub state: State,
+    /// Now.
+    pub at: Timestamp,
 }
 
 impl Key {
@@ -71,7 +73,7 @@ impl Key {
         } else {
             State::Expired
         };
-        Self { issue, state }
+        Self { issue, state, at: now }
     }
 
     fn scope(&self) -> Scope {

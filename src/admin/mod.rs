@@ -6,32 +6,31 @@
 
 pub mod api_keys;
 mod page;
+mod tighten;
 mod token_file;
 pub mod tokens;
+mod uses;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
 use rand::Rng as _;
 use thiserror::Error as ThisError;
 use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
 
 pub use self::{
     page::{PageRequest, Paged},
     token_file::{FileTokens, Tokens, watch},
+    uses::{Exercised, Uses, note_uses},
 };
 use crate::{
     access::{Reason, Refusal},
     authn::{ConfiguredKey, Issued, Recalls},
-    authz::System,
     domain::{
         Clock, PermissionSet, Timestamp, history::Stamp, principal::Identity, secret::Secret,
     },
     storage::{self, CredentialRecord, Store},
 };
 
-/// How often it is written down when credentials were last used.
-const NOTE_EVERY: Duration = Duration::from_secs(5);
 /// How often another id is tried when one is taken (DK-49).
 const TRIES: usize = 8;
 /// The longest name of a credential, in bytes.
@@ -52,6 +51,8 @@ pub struct Admin {
     pub configured: Vec<ConfiguredKey>,
     /// Permissions of other services.
     pub foreign: BTreeSet<Arc<str>>,
+    /// After how many days without use a credential is revoked.
+    pub unused_after_days: Option<NonZeroU32>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Disk and memory change in the same order.
@@ -78,14 +79,15 @@ impl Admin {
     /// Takes up what the store and the token file hold; nothing is served
     /// before.
     pub async fn load(&self) -> Result<()> {
-        self.issued.load(self.store.credentials().await?);
+        let uses = self.store.permission_uses().await?;
+        self.issued.load(self.store.credentials().await?, &uses);
         for recall in self.store.recalls().await? {
             self.recalls.insert(recall);
         }
-        match &self.tokens {
-            Tokens::Database => Ok(()),
-            Tokens::File(tokens) => tokens.load(self).await,
+        if let Tokens::File(tokens) = &self.tokens {
+            tokens.load(self).await?;
         }
+        Ok(self.disable_unused().await?)
     }
 
     /// Whether the token file can be read; none where there is no such file.
@@ -138,26 +140,6 @@ impl Admin {
             }
         }
         Ok(permissions)
-    }
-}
-
-/// Writes down when credentials were last used, in batches, until the
-/// shutdown and once more then.
-pub async fn note_uses(admin: Arc<Admin>, _: System, shutdown: CancellationToken) {
-    let mut noted = std::collections::HashMap::new();
-    loop {
-        let ended = tokio::time::timeout(NOTE_EVERY, shutdown.cancelled()).await.is_ok();
-        let mut uses = admin.issued.take_uses();
-        uses.retain(|(id, at)| noted.get(id) != Some(at));
-        if !uses.is_empty() {
-            match admin.store.credentials_used(uses.clone()).await {
-                Ok(()) => noted.extend(uses),
-                Err(error) => tracing::warn!(%error, "last uses of credentials were not noted"),
-            }
-        }
-        if ended {
-            return;
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+pub use super::tighten::{Tighten, Tightened, tighten};
 use super::{
     Admin, Error, PageRequest, Paged, Result, Tokens, check_name, distinct, invalid, maker,
     page::page, token_file::TokenId,
@@ -54,8 +55,8 @@ pub struct Minted {
 /// A token or key as it is shown.
 #[derive(Clone, Debug)]
 pub enum Shown {
-    /// Of the token store.
-    Minted(Arc<Issue>),
+    /// Of the token store, at this moment.
+    Minted(Arc<Issue>, Timestamp),
     /// Of the configuration.
     Configured(ConfiguredKey),
 }
@@ -63,7 +64,7 @@ pub enum Shown {
 impl Shown {
     fn id(&self) -> Arc<str> {
         match self {
-            Self::Minted(issue) => Arc::clone(&issue.record.id),
+            Self::Minted(issue, _) => Arc::clone(&issue.record.id),
             Self::Configured(key) => Arc::clone(&key.id),
         }
     }
@@ -184,7 +185,7 @@ pub fn list(admin: &Admin, root: &Root, request: &PageRequest) -> Result<Paged<S
     let all = minted
         .into_iter()
         .filter(|issue| issue.is_live(now))
-        .map(Shown::Minted)
+        .map(|issue| Shown::Minted(issue, now))
         .chain(configured.into_iter().map(Shown::Configured))
         .collect();
     page("tokens", &root.principal().identity, request, all, Shown::id)
@@ -193,8 +194,9 @@ pub fn list(admin: &Admin, root: &Root, request: &PageRequest) -> Result<Paged<S
 /// One token or key by its whole public id.
 pub fn get(admin: &Admin, _: &Root, prefix: &str) -> Result<Shown> {
     let configured = admin.configured.iter().find(|key| *key.id == *prefix).cloned();
-    live_token(admin, prefix, admin.now())
-        .map(Shown::Minted)
+    let now = admin.now();
+    live_token(admin, prefix, now)
+        .map(|issue| Shown::Minted(issue, now))
         .or_else(|| configured.map(Shown::Configured))
         .ok_or_else(|| absent(prefix))
 }
@@ -263,6 +265,14 @@ pub async fn rotate(
     prefix: &str,
     overlap_seconds: u32,
 ) -> Result<Minted> {
+    let _order = admin.order.lock().await;
+    let old = rotatable(admin, prefix, overlap_seconds)?;
+    let scopes = old.record.scopes.clone();
+    succeed(admin, root, &old, overlap_seconds, scopes).await
+}
+
+/// A token that counts and may have a successor with this overlap.
+pub(super) fn rotatable(admin: &Admin, prefix: &str, overlap_seconds: u32) -> Result<Arc<Issue>> {
     if overlap_seconds > OVERLAP_SECONDS_MAX {
         let what = format!("at most {OVERLAP_SECONDS_MAX} seconds");
         return Err(invalid("overlap_seconds", what));
@@ -273,19 +283,30 @@ pub async fn rotate(
     if admin.configured.iter().any(|key| *key.id == *prefix) {
         return Err(state("This key comes from the configuration; change it there"));
     }
-    let _order = admin.order.lock().await;
-    let now = admin.now();
-    let old = live_token(admin, prefix, now).ok_or_else(|| absent(prefix))?;
+    let old = live_token(admin, prefix, admin.now()).ok_or_else(|| absent(prefix))?;
     if old.record.max_uses.is_some() && overlap_seconds > 0 {
         let what = "a token whose uses are counted has no overlap: both would count";
         return Err(invalid("overlap_seconds", what));
     }
+    Ok(old)
+}
+
+/// Mints the successor, with these scopes. The caller holds the order.
+pub(super) async fn succeed(
+    admin: &Admin,
+    root: &Root,
+    old: &Issue,
+    overlap_seconds: u32,
+    scopes: Vec<String>,
+) -> Result<Minted> {
+    let now = admin.now();
     let end = now.plus(Duration::from_secs(overlap_seconds.into()));
     let (created_by, created_with) = maker(root.stamp());
     let record = CredentialRecord {
         created_by,
         created_with,
         created_at: now,
+        scopes,
         uses: old.uses(),
         last_used_at: None,
         ..old.record.clone()
@@ -294,17 +315,23 @@ pub async fn rotate(
         Tokens::Database => {
             let replaces = Some((Arc::clone(&old.record.id), end));
             let issued = admin.issue(record, replaces).await?;
-            admin.issued.change(prefix, |old| {
+            admin.issued.change(&old.record.id, |old| {
                 old.expires_at = Some(old.expires_at.map_or(end, |known| known.min(end)));
             });
             issued
         }
         Tokens::File(tokens) => {
-            let old = TokenId::from(&old.record);
-            tokens.issue(admin, record, Some(&old)).await?.ok_or_else(|| absent(prefix))?
+            let id = TokenId::from(&old.record);
+            let issued = tokens.issue(admin, record, Some(&id)).await?;
+            issued.ok_or_else(|| absent(&old.record.id))?
         }
     };
-    tracing::info!(credential = prefix, successor = &*record.id, "token rotated");
+    tracing::info!(
+        credential = &*old.record.id,
+        successor = &*record.id,
+        by = %record.created_by,
+        "token rotated"
+    );
     Ok(Minted { secret, record })
 }
 

@@ -16,13 +16,16 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Accepted, Fault, LOGGED_EVERY_SECONDS, Session};
+use super::{
+    Accepted, Fault, LOGGED_EVERY_SECONDS, Session,
+    usage::{Line, Usage},
+};
 use crate::{
     domain::{
-        Grant, Network, PermissionSet, Principal, Scope, Timestamp,
+        Grant, Network, Permission, PermissionSet, Principal, Scope, Timestamp,
         principal::{Identity, Method, Source},
     },
-    storage::{CredentialKind, CredentialRecord},
+    storage::{CredentialKind, CredentialRecord, LastUses, PermissionUse},
 };
 
 /// How many ancestors a token has at most.
@@ -35,8 +38,9 @@ pub struct Issue {
     session: Arc<Session>,
     networks: Vec<Network>,
     logged_at: AtomicI64,
-    /// In microseconds; 0 is never in the life of this process.
-    used_at: AtomicI64,
+    usage: Arc<Usage>,
+    /// What its scopes name, whatever its ancestors leave of it.
+    named: PermissionSet,
     uses: AtomicU32,
 }
 
@@ -45,6 +49,12 @@ impl Issue {
     #[must_use]
     pub fn principal(&self) -> &Arc<Principal> {
         &self.session.principal
+    }
+
+    /// What a call with it gets.
+    #[cfg(test)]
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
     }
 
     /// Whether it counts now.
@@ -74,9 +84,26 @@ impl Issue {
     /// When it was last used.
     #[must_use]
     pub fn last_used_at(&self) -> Option<Timestamp> {
-        let here = self.used_at.load(Ordering::Relaxed);
-        let here = (here > 0).then(|| Timestamp::from_micros(here));
-        here.max(self.record.last_used_at)
+        self.usage.last().max(self.record.last_used_at)
+    }
+
+    /// Since when it has not been used; since it was made, when never.
+    #[must_use]
+    pub fn idle_since(&self) -> Timestamp {
+        self.last_used_at().map_or(self.record.created_at, |at| at.max(self.record.created_at))
+    }
+
+    /// When it, or what it was rotated from, last exercised a permission.
+    #[must_use]
+    pub fn exercised_at(&self, permission: Permission) -> Option<Timestamp> {
+        self.usage.line.last(permission)
+    }
+
+    /// The permissions that its scopes name, whatever its ancestors leave of
+    /// them. What is exercised of those of other services is not seen here.
+    #[must_use]
+    pub fn named(&self) -> &PermissionSet {
+        &self.named
     }
 
     /// A use was counted on disk, or there was none left.
@@ -111,6 +138,8 @@ struct Index {
     by_digest: HashMap<[u8; 32], Arc<Issue>>,
     /// The newest member of each line of rotations.
     newest: HashMap<Arc<str>, Arc<str>>,
+    /// What each line of rotations exercised.
+    lines: HashMap<Arc<str>, Arc<Line>>,
 }
 
 impl Issued {
@@ -126,7 +155,7 @@ impl Issued {
     }
 
     /// Takes up what the store holds; its tokens only where they count.
-    pub fn load(&self, mut records: Vec<CredentialRecord>) {
+    pub fn load(&self, mut records: Vec<CredentialRecord>, uses: &[PermissionUse]) {
         records.retain(|record| self.source(record.kind) == Source::Database);
         // Ancestors before those that descend from them.
         records.sort_by_key(|record| record.created_at);
@@ -134,6 +163,11 @@ impl Issued {
         *index = Index::default();
         for record in records {
             self.put(&mut index, record);
+        }
+        for PermissionUse { family, permission, at } in uses {
+            if let Some(line) = index.lines.get(family) {
+                line.restore(*permission, *at);
+            }
         }
     }
 
@@ -145,13 +179,29 @@ impl Issued {
     /// Changes one as it was changed on disk. Its open streams end: they ask
     /// again with what it is now.
     pub fn change(&self, id: &str, change: impl FnOnce(&mut CredentialRecord)) {
+        self.renew(&mut self.write(), id, change);
+    }
+
+    /// Works out again what descends from a line of rotations, after its
+    /// newest member holds less than those before it.
+    pub fn bound_below(&self, family: &str) {
         let mut index = self.write();
+        let below = index.by_id.values().map(|issue| &issue.record).filter(|record| {
+            lineage(&index, record).skip(1).any(|ancestor| *ancestor.family == *family)
+        });
+        let below: Vec<Arc<str>> = below.map(|record| Arc::clone(&record.id)).collect();
+        for id in below {
+            self.renew(&mut index, &id, |_| {});
+        }
+    }
+
+    fn renew(&self, index: &mut Index, id: &str, change: impl FnOnce(&mut CredentialRecord)) {
         let Some(issue) = index.by_id.get(id).cloned() else { return };
         let mut record = issue.record.clone();
         record.uses = issue.uses();
         record.last_used_at = issue.last_used_at();
         change(&mut record);
-        self.put(&mut index, record);
+        self.put(index, record);
         issue.session.revoked.cancel();
     }
 
@@ -160,6 +210,11 @@ impl Issued {
         let mut index = self.write();
         if let Some(issue) = index.by_id.remove(id) {
             index.by_digest.remove(&issue.record.digest);
+            let family = &issue.record.family;
+            if index.newest.get(family).is_some_and(|newest| **newest == *id) {
+                index.newest.remove(family);
+                index.lines.remove(family);
+            }
             issue.session.revoked.cancel();
         }
     }
@@ -224,6 +279,12 @@ impl Issued {
         all
     }
 
+    /// All that count now.
+    #[must_use]
+    pub fn live(&self, now: Timestamp) -> Vec<Arc<Issue>> {
+        self.read().by_id.values().filter(|issue| issue.is_live(now)).cloned().collect()
+    }
+
     /// A credential with everything that descends from it or was made by it
     /// and is not revoked yet.
     #[must_use]
@@ -249,9 +310,10 @@ impl Issued {
         found
     }
 
-    /// When credentials of the database were used since the last call.
+    /// When credentials of the database were used since they were taken up,
+    /// and permissions exercised since the last call.
     #[must_use]
-    pub fn take_uses(&self) -> Vec<(Arc<str>, Timestamp)> {
+    pub fn take_uses(&self) -> LastUses {
         let index = self.read();
         let used = index.by_id.values().filter_map(|issue| {
             let at = issue.last_used_at()?;
@@ -259,7 +321,43 @@ impl Issued {
             (kept && Some(at) > issue.record.last_used_at)
                 .then(|| (Arc::clone(&issue.record.id), at))
         });
-        used.collect()
+        let lines = index.lines.iter().filter(|(family, _)| {
+            let first = index.by_id.get(*family);
+            first.is_none_or(|first| self.source(first.record.kind) == Source::Database)
+        });
+        let exercised = lines.flat_map(|(family, line)| {
+            let used =
+                |(permission, at)| PermissionUse { family: Arc::clone(family), permission, at };
+            line.take().map(used)
+        });
+        LastUses { credentials: used.collect(), permissions: exercised.collect() }
+    }
+
+    /// Permissions whose uses could not be written down; they are taken again.
+    pub fn put_back(&self, uses: &[PermissionUse]) {
+        let index = self.read();
+        for PermissionUse { family, permission, .. } in uses {
+            if let Some(line) = index.lines.get(family) {
+                line.put_back(*permission);
+            }
+        }
+    }
+
+    /// When a token, or what descends from it and is bounded by it, last
+    /// exercised a permission.
+    #[must_use]
+    pub fn exercised_below(&self, issue: &Issue, permission: Permission) -> Option<Timestamp> {
+        let index = self.read();
+        let family = &issue.record.family;
+        let below = index.by_id.values().filter(|other| {
+            other.record.parent.is_some()
+                && other.record.revoked_at.is_none()
+                && lineage(&index, &other.record).any(|record| record.family == *family)
+        });
+        below
+            .filter_map(|other| other.exercised_at(permission))
+            .max()
+            .max(issue.exercised_at(permission))
     }
 
     /// The holder of a secret; none when no credential has this digest.
@@ -309,7 +407,12 @@ impl Issued {
             credential_id: Arc::clone(&record.id),
             worker_scope: None,
         };
-        let session = Session::new(Arc::new(principal), self.revoked.child_token());
+        let line = index.lines.entry(Arc::clone(&record.family)).or_default();
+        let usage = Arc::new(Usage::new(Arc::clone(line)));
+        let session = Session {
+            usage: Some(Arc::clone(&usage)),
+            ..Session::new(Arc::new(principal), self.revoked.child_token())
+        };
         if record.revoked_at.is_some() {
             session.revoked.cancel();
         }
@@ -319,7 +422,8 @@ impl Issued {
             session: Arc::new(session),
             networks,
             logged_at: AtomicI64::new(i64::MIN),
-            used_at: AtomicI64::new(0),
+            usage,
+            named: self.named(&record),
             uses: AtomicU32::new(record.uses),
             record,
         });
@@ -337,10 +441,7 @@ impl Issued {
     fn grant(&self, index: &Index, record: &CredentialRecord) -> Grant {
         let whole = Grant { permissions: PermissionSet::star(), scope: Scope::Everything };
         let grant = lineage(index, record).fold(whole, |grant, record| {
-            let mut permissions = PermissionSet::empty();
-            for name in &record.scopes {
-                permissions.add(name, &self.foreign);
-            }
+            let permissions = self.named(record);
             let scope = Scope::parse(&record.namespaces).unwrap_or(Scope::NOWHERE);
             Grant {
                 permissions: grant.permissions.intersection(&permissions),
@@ -352,6 +453,14 @@ impl Issued {
             return Grant { permissions: PermissionSet::empty(), scope: Scope::NOWHERE };
         }
         grant
+    }
+
+    fn named(&self, record: &CredentialRecord) -> PermissionSet {
+        let mut permissions = PermissionSet::empty();
+        for name in &record.scopes {
+            permissions.add(name, &self.foreign);
+        }
+        permissions
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {
@@ -391,7 +500,7 @@ impl Issue {
         if !self.record.networks.is_empty() && !peer.is_some_and(within) {
             return Err(Fault::Network);
         }
-        self.used_at.fetch_max(now.micros(), Ordering::Relaxed);
+        self.usage.used(now);
         let fresh = super::is_due(&self.logged_at, now, LOGGED_EVERY_SECONDS);
         Ok(Accepted {
             session: Arc::clone(&self.session),

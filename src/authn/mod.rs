@@ -16,6 +16,7 @@ mod jwt;
 mod pem;
 mod recalls;
 pub mod tokens;
+mod usage;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -40,6 +41,7 @@ use self::{
     certificate::Mapping,
     headers::Presented,
     jwt::{Good, Issuer, Keys, Policy, Verifier},
+    usage::Usage,
 };
 pub use self::{
     certificate::ClientCertificate,
@@ -50,9 +52,9 @@ pub use self::{
     recalls::Recalls,
 };
 use crate::{
-    config::{self, ApiKey, Auth, Credentials, Jwt, Mode, TokenStore},
+    config::{self, ApiKey, Auth, Credentials, Jwt, Mode, OwnRate, TokenStore},
     domain::{
-        Grant, Principal, Timestamp,
+        Clock, Grant, Permission, Principal, Timestamp,
         principal::{Identity, Method, Source},
         secret,
     },
@@ -106,13 +108,22 @@ pub struct Session {
     pub revoked: CancellationToken,
     /// For a JWT: what is taken back by subject, and when it was issued.
     recall: Option<(Arc<Recalls>, Option<Timestamp>)>,
+    /// For a credential that the server gave out: where its uses are noted.
+    usage: Option<Arc<Usage>>,
 }
 
 impl Session {
     /// Of a credential that ends with this token.
     #[must_use]
     pub fn new(principal: Arc<Principal>, revoked: CancellationToken) -> Self {
-        Self { principal, revoked, recall: None }
+        Self { principal, revoked, recall: None, usage: None }
+    }
+
+    /// Notes that a permission was exercised.
+    pub fn exercised(&self, permission: Permission, clock: &dyn Clock) {
+        if let Some(usage) = &self.usage {
+            usage.exercised(permission, clock.now());
+        }
     }
 
     /// Whether the credential was taken back.
@@ -178,6 +189,8 @@ pub struct ConfiguredKey {
     pub id: Arc<str>,
     /// Who calls with it.
     pub principal: Arc<Principal>,
+    /// The limit on its calls that replaces the one of every class.
+    pub rate: OwnRate,
 }
 
 enum Known {
@@ -197,6 +210,7 @@ struct Holders {
 struct KeyHolder {
     digest: [u8; 32],
     session: Arc<Session>,
+    rate: OwnRate,
     logged_at: AtomicI64,
 }
 
@@ -251,6 +265,7 @@ impl Authenticator {
         let shown = |holder: &KeyHolder| ConfiguredKey {
             id: Arc::clone(&holder.session.principal.credential_id),
             principal: Arc::clone(&holder.session.principal),
+            rate: holder.rate,
         };
         holders.api_keys.values().map(shown).collect()
     }
@@ -424,6 +439,7 @@ impl KeyHolder {
         Self {
             digest: key.digest,
             session: Arc::new(Session::new(Arc::new(principal), revoked.child_token())),
+            rate: key.rate,
             logged_at: AtomicI64::new(i64::MIN),
         }
     }

@@ -59,6 +59,7 @@ fn api_key(key: &str, subject: &str, permission: &str) -> ApiKey {
         digest: Sha256::digest(key.as_bytes()).into(),
         permissions,
         scope: Scope::Everything,
+        rate: OwnRate::None,
     }
 }
 
@@ -78,6 +79,7 @@ fn try_authenticator(jwt: Option<Jwt>, api_keys: Vec<ApiKey>) -> Result<Authenti
         extra_permissions: BTreeSet::from([Arc::from("bundles:read")]),
         jwt_token_expiry: Duration::from_hours(1),
         token_store: TokenStore::Database,
+        disable_unused_after_days: None,
     })
 }
 
@@ -645,6 +647,7 @@ fn tk_01_auth_off_is_one_explicit_principal() {
         extra_permissions: BTreeSet::new(),
         jwt_token_expiry: Duration::from_secs(1),
         token_store: TokenStore::Database,
+        disable_unused_after_days: None,
     })
     .unwrap();
     for presented in [HeaderMap::new(), bearer("garbage")] {

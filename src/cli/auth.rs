@@ -58,9 +58,9 @@ pub(super) enum Command {
     MintToken(credentials::Mint),
     /// List tokens and configured keys, never a secret; needs root
     #[command(
-        after_help = "Examples:\n  bailiwick auth list-tokens\n  bailiwick auth list-tokens --format json"
+        after_help = "Examples:\n  bailiwick auth list-tokens\n  bailiwick auth list-tokens --idle 30d\n  bailiwick auth list-tokens --unused --format json"
     )]
-    ListTokens,
+    ListTokens(credentials::List),
     /// Show one token, or all, never a secret; needs root
     #[command(after_help = "Examples:\n  bailiwick auth show\n  bailiwick auth show 0k3v9x2m1q8z")]
     Show {
@@ -89,6 +89,12 @@ pub(super) enum Command {
         #[arg(long, value_name = "DURATION", value_parser = super::work::duration)]
         overlap: Option<Duration>,
     },
+    /// Mint the successor of a token with only the permissions that were used,
+    /// and print it, once; needs root
+    #[command(
+        after_help = "Examples:\n  bailiwick auth tighten-token 0k3v9x2m1q8z --dry-run\n  bailiwick auth tighten-token 0k3v9x2m1q8z --since 30d --overlap 1h"
+    )]
+    TightenToken(credentials::Tighten),
     /// Take back the JWTs of a subject that were issued until now; needs root
     #[command(
         after_help = "Examples:\n  bailiwick auth revoke-subject --issuer bailiwick --subject ci\n  bailiwick auth revoke-subject --issuer https://idp.example"
@@ -215,8 +221,9 @@ pub(super) async fn run(
         Command::GenerateToken(args) => generate_token(args, config),
         Command::ValidateToken(args) => validate_token(args, connection, format),
         Command::MintToken(args) => credentials::mint(args, connection, format).await,
-        Command::ListTokens | Command::Show { prefix: None } => {
-            credentials::list(connection, format).await
+        Command::ListTokens(args) => credentials::list(&args, connection, format).await,
+        Command::Show { prefix: None } => {
+            credentials::list(&credentials::List::default(), connection, format).await
         }
         Command::Show { prefix: Some(prefix) } => {
             credentials::get(prefix, connection, format).await
@@ -227,6 +234,7 @@ pub(super) async fn run(
         Command::RotateToken { prefix, overlap } => {
             credentials::rotate(prefix, overlap, connection, format).await
         }
+        Command::TightenToken(args) => credentials::tighten(args, connection, format).await,
         Command::RevokeSubject { issuer, subject } => {
             credentials::revoke_subject(issuer, subject, connection).await
         }

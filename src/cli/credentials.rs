@@ -43,6 +43,31 @@ pub(super) struct Mint {
     parent: Option<String>,
 }
 
+#[derive(Args, Debug, Default)]
+pub(super) struct List {
+    /// Only tokens that were not used for so long, as 30d
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    idle: Option<std::time::Duration>,
+    /// Only tokens with permissions that were never used
+    #[arg(long)]
+    unused: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Tighten {
+    /// The token's prefix, whole
+    prefix: String,
+    /// For how long the old one still counts, as 1h
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    overlap: Option<std::time::Duration>,
+    /// Only what was used in this time counts as used, as 30d [default: ever]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    since: Option<std::time::Duration>,
+    /// Only print what would be kept and dropped
+    #[arg(long)]
+    dry_run: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
     /// Create a key and print it, once
@@ -153,7 +178,7 @@ impl From<pb::MintTokenResponse> for Minted {
 fn seconds(life: Option<std::time::Duration>) -> Result<Option<u32>> {
     life.map(|life| u32::try_from(life.as_secs()))
         .transpose()
-        .map_err(|_| Error::Usage("the life is too long".to_owned()))
+        .map_err(|_| Error::Usage("the duration is too long".to_owned()))
 }
 
 pub(super) async fn mint(args: Mint, connection: &Connection, format: Format) -> Result {
@@ -187,6 +212,39 @@ pub(super) async fn rotate(
         .ok_or_else(|| Error::Failed("the server's answer has no token".to_owned()))?
         .into();
     show_secret(&minted.token, &minted, format)
+}
+
+#[derive(Serialize)]
+struct Tightened {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<Minted>,
+    scopes: Vec<String>,
+    dropped: Vec<String>,
+}
+
+pub(super) async fn tighten(args: Tighten, connection: &Connection, format: Format) -> Result {
+    let client = connection.client().await?;
+    let request = pb::TightenTokenRequest {
+        prefix: args.prefix,
+        overlap_seconds: seconds(args.overlap)?.unwrap_or(0),
+        since_seconds: seconds(args.since)?,
+        dry_run: args.dry_run,
+    };
+    let answer = client.auth_admin().tighten_token(request).await.map_err(root_only)?.into_inner();
+    let pb::TightenTokenResponse { token, scopes, dropped } = answer;
+    let tightened = Tightened { token: token.map(Minted::from), scopes, dropped };
+    let (kept, dropped) = (tightened.scopes.join(","), tightened.dropped.join(","));
+    match (&tightened.token, format) {
+        (Some(minted), _) => {
+            output::note(format!("kept {kept}; dropped {dropped}"));
+            show_secret(&minted.token, &tightened, format)
+        }
+        (None, Format::Json) => output::json(&tightened),
+        (None, Format::Table) => {
+            output::line(format!("would keep {kept}"))?;
+            output::line(format!("would drop {dropped}"))
+        }
+    }
 }
 
 pub(super) async fn revoke(prefix: String, cascade: bool, connection: &Connection) -> Result {
@@ -228,6 +286,40 @@ struct Token {
     parent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_used_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle_seconds: Option<u32>,
+    permission_uses: Vec<PermissionUse>,
+    unused_permissions: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct PermissionUse {
+    permission: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_used_at: Option<String>,
+    observable: bool,
+}
+
+fn uses(uses: Vec<pb::PermissionUse>) -> Vec<PermissionUse> {
+    let shown = |used: pb::PermissionUse| PermissionUse {
+        last_used_at: view::times(used.last_used_at.as_ref()),
+        permission: used.permission,
+        observable: used.observable,
+    };
+    uses.into_iter().map(shown).collect()
+}
+
+/// The most permissions that a cell of a table names.
+const NAMED_MAX: usize = 4;
+
+/// What was never used, in a cell; nothing is known about configured keys.
+fn unused(unused: &[String], uses: &[PermissionUse]) -> String {
+    let observable = uses.iter().filter(|used| used.observable).count();
+    match unused.len() {
+        0 => "-".to_owned(),
+        1..=NAMED_MAX => unused.join(","),
+        many => format!("{many} of {observable}"),
+    }
 }
 
 impl From<pb::Token> for Token {
@@ -244,6 +336,9 @@ impl From<pb::Token> for Token {
             max_uses: token.max_uses,
             uses: token.uses,
             parent: token.parent,
+            idle_seconds: token.idle_seconds,
+            permission_uses: uses(token.permission_uses),
+            unused_permissions: token.unused_permissions,
         }
     }
 }
@@ -263,8 +358,13 @@ async fn tokens(client: &Client) -> Result<Vec<Token>> {
 }
 
 /// DK-34: no secret is anywhere in it.
-pub(super) async fn list(connection: &Connection, format: Format) -> Result {
-    let tokens = tokens(&connection.client().await?).await?;
+pub(super) async fn list(args: &List, connection: &Connection, format: Format) -> Result {
+    let mut tokens = tokens(&connection.client().await?).await?;
+    let idle = seconds(args.idle)?;
+    tokens.retain(|token| {
+        idle.is_none_or(|least| token.idle_seconds.is_some_and(|idle| idle >= least))
+            && (!args.unused || !token.unused_permissions.is_empty())
+    });
     show(tokens, format)
 }
 
@@ -282,6 +382,7 @@ fn show(tokens: Vec<Token>, format: Format) -> Result {
     let rows: Vec<Vec<String>> = tokens
         .into_iter()
         .map(|token| {
+            let unused = unused(&token.unused_permissions, &token.permission_uses);
             let label = [token.name, token.created_at].into_iter().flatten();
             vec![
                 token.prefix,
@@ -291,11 +392,20 @@ fn show(tokens: Vec<Token>, format: Format) -> Result {
                 token.namespaces.join(","),
                 token.expires_at.unwrap_or_else(|| "never".to_owned()),
                 token.last_used_at.unwrap_or_else(|| "-".to_owned()),
+                unused,
             ]
         })
         .collect();
-    let headings =
-        ["PREFIX", "SOURCE", "SCOPES", "NAME / CREATED", "NAMESPACES", "EXPIRES", "LAST USED"];
+    let headings = [
+        "PREFIX",
+        "SOURCE",
+        "SCOPES",
+        "NAME / CREATED",
+        "NAMESPACES",
+        "EXPIRES",
+        "LAST USED",
+        "UNUSED",
+    ];
     output::table(&headings, &rows)
 }
 
@@ -323,6 +433,10 @@ struct Key {
     expires_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_used_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle_seconds: Option<u32>,
+    permission_uses: Vec<PermissionUse>,
+    unused_permissions: Vec<String>,
 }
 
 impl From<pb::ApiKey> for Key {
@@ -343,6 +457,9 @@ impl From<pb::ApiKey> for Key {
             scopes: key.scopes,
             namespaces: key.namespaces,
             created_by: key.created_by,
+            idle_seconds: key.idle_seconds,
+            permission_uses: uses(key.permission_uses),
+            unused_permissions: key.unused_permissions,
         }
     }
 }
@@ -426,9 +543,11 @@ fn show_keys(keys: Vec<Key>, format: Format) -> Result {
                 key.state.to_owned(),
                 key.expires_at.unwrap_or_else(|| "never".to_owned()),
                 key.last_used_at.unwrap_or_else(|| "-".to_owned()),
+                unused(&key.unused_permissions, &key.permission_uses),
             ]
         })
         .collect();
-    let headings = ["ID", "NAME", "SCOPES", "NAMESPACES", "STATE", "EXPIRES", "LAST USED"];
+    let headings =
+        ["ID", "NAME", "SCOPES", "NAMESPACES", "STATE", "EXPIRES", "LAST USED", "UNUSED"];
     output::table(&headings, &rows)
 }

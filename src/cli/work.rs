@@ -72,13 +72,14 @@ pub(super) fn duration(text: &str) -> std::result::Result<Duration, String> {
     let (number, unit) = text.split_at(digits);
     let number: u64 = number
         .parse()
-        .map_err(|_| "a duration is a number with ms, s, m or h, as 30s".to_owned())?;
+        .map_err(|_| "a duration is a number with ms, s, m, h or d, as 30s".to_owned())?;
     match unit {
         "ms" => Ok(Duration::from_millis(number)),
         "s" | "" => Ok(Duration::from_secs(number)),
         "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
         "h" => Ok(Duration::from_secs(number.saturating_mul(3600))),
-        _ => Err("a duration ends in ms, s, m or h".to_owned()),
+        "d" => Ok(Duration::from_secs(number.saturating_mul(86_400))),
+        _ => Err("a duration ends in ms, s, m, h or d".to_owned()),
     }
 }
 
@@ -155,6 +156,7 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
+        assert_eq!(duration("30d"), Ok(Duration::from_hours(720)));
         assert!(duration("s").is_err() && duration("3x").is_err() && duration("-1s").is_err());
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -11,7 +12,9 @@ use std::{
 use http::HeaderName;
 use sha2::{Digest, Sha256};
 
-use super::{Certificates, Error, Jwt, Reach, Roles, given, issuers, number, raw};
+use super::{
+    Certificates, Error, Jwt, OwnRate, Reach, Roles, given, issuers, limits::own_rate, number, raw,
+};
 use crate::domain::{Permission, PermissionSet, Scope};
 
 /// Keys that stand in the documentation and in examples: everybody knows
@@ -21,6 +24,8 @@ pub const DOCUMENTED_KEYS: &[&str] =
 
 /// The token file where none is named.
 const TOKEN_FILE: &str = "auth.token";
+/// The most days without use.
+const DAYS_MAX: u64 = 36_500;
 /// The longest API key.
 const API_KEY_BYTES_MAX: usize = 1024;
 /// The longest description of a key.
@@ -37,6 +42,9 @@ pub struct Auth {
     pub jwt_token_expiry: Duration,
     /// Where minted tokens are kept.
     pub token_store: TokenStore,
+    /// After how many days without use a credential that the server gave out
+    /// is revoked; none is never.
+    pub disable_unused_after_days: Option<NonZeroU32>,
 }
 
 /// Where minted tokens are kept.
@@ -115,6 +123,8 @@ pub struct ApiKey {
     pub permissions: PermissionSet,
     /// Where.
     pub scope: Scope,
+    /// The limit on its calls.
+    pub rate: OwnRate,
 }
 
 impl fmt::Debug for ApiKey {
@@ -156,7 +166,10 @@ pub(super) fn auth(
         check_auth_off(raw.allow_unauthenticated_remote, reach, warnings)?;
         Mode::Off
     };
-    Ok(Auth { mode, extra_permissions, jwt_token_expiry, token_store })
+    let disable_unused_after_days =
+        number("auth.disable_unused_after_days", raw.disable_unused_after_days, 0, DAYS_MAX)
+            .map(NonZeroU32::new)?;
+    Ok(Auth { mode, extra_permissions, jwt_token_expiry, token_store, disable_unused_after_days })
 }
 
 /// How long generated tokens live.
@@ -287,8 +300,9 @@ fn api_keys(
             }
             None => format!("auth.api_keys #{number}"),
         };
-        let key = api_key(entry, number, description, roles, extra)
+        let mut key = api_key(entry, number, description, roles, extra)
             .map_err(|problem| Error::invalid(place.as_str(), problem))?;
+        key.rate = own_rate(&place, entry)?;
         if reach == Reach::Beyond && DOCUMENTED_KEYS.contains(&entry.key.as_str()) {
             return Err(Error::invalid(
                 place,
@@ -334,5 +348,5 @@ fn api_key(
         Scope::parse(names).map_err(|error| error.to_string())
     })?;
     let digest = Sha256::digest(entry.key.as_bytes()).into();
-    Ok(ApiKey { subject: subject.into(), digest, permissions, scope })
+    Ok(ApiKey { subject: subject.into(), digest, permissions, scope, rate: OwnRate::None })
 }

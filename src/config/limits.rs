@@ -17,6 +17,19 @@ pub struct Rate {
     pub burst: NonZeroU32,
 }
 
+/// The limit on the calls of one configured key, in place of the one of every
+/// class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OwnRate {
+    /// It has none: the limits of the classes hold.
+    #[default]
+    None,
+    /// It may call without a limit.
+    Unlimited,
+    /// This one, for the calls of each class.
+    Limited(Rate),
+}
+
 /// The limits on calls, each per credential; none means there is no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rates {
@@ -37,10 +50,10 @@ pub(super) fn rates(raw: &raw::Limits) -> Result<Rates, Error> {
     let class = |name: &str, own: Option<u64>, burst: Option<u64>| {
         // A class with a rate of its own has no other's burst.
         let default = if own.is_some() { 0 } else { common.1 };
-        rate(name, own.unwrap_or(common.0), burst.unwrap_or(default))
+        rate(&format!("limits.{name}"), own.unwrap_or(common.0), burst.unwrap_or(default))
     };
     Ok(Rates {
-        standard: rate("", common.0, common.1)?,
+        standard: rate("limits.", common.0, common.1)?,
         heavy: class("heavy_", raw.heavy_requests_per_second, raw.heavy_burst)?,
         work: class("work_", raw.work_requests_per_second, raw.work_burst)?,
         credentials: class(
@@ -58,20 +71,35 @@ pub(super) fn rates(raw: &raw::Limits) -> Result<Rates, Error> {
     })
 }
 
+/// Of a key; `place` is its table.
+pub(super) fn own_rate(place: &str, raw: &raw::ApiKey) -> Result<OwnRate, Error> {
+    let Some(per_second) = raw.requests_per_second else {
+        return match raw.burst {
+            None => Ok(OwnRate::None),
+            Some(_) => Err(Error::invalid(
+                format!("{place}: burst"),
+                "limits nothing without requests_per_second beside it",
+            )),
+        };
+    };
+    let own = rate(&format!("{place}: "), per_second, raw.burst.unwrap_or(0))?;
+    Ok(own.map_or(OwnRate::Unlimited, OwnRate::Limited))
+}
+
+/// `class` is what stands before the names of the two settings.
 fn rate(class: &str, per_second: u64, burst: u64) -> Result<Option<Rate>, Error> {
-    let key = format!("limits.{class}requests_per_second");
+    let key = format!("{class}requests_per_second");
     let per_second = NonZeroU32::new(number(&key, per_second, 0, PER_SECOND_MAX)?);
-    let key = format!("limits.{class}burst");
+    let key = format!("{class}burst");
     let burst = NonZeroU32::new(number(&key, burst, 0, PER_SECOND_MAX)?);
     match (per_second, burst) {
         (Some(per_second), burst) => {
             Ok(Some(Rate { per_second, burst: burst.unwrap_or(per_second) }))
         }
         (None, None) => Ok(None),
-        (None, Some(_)) => Err(Error::invalid(
-            &key,
-            format!("limits nothing without limits.{class}requests_per_second"),
-        )),
+        (None, Some(_)) => {
+            Err(Error::invalid(&key, format!("limits nothing without {class}requests_per_second")))
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use std::{
 
 pub use auth::{Algorithm, ApiKey, Auth, Credentials, DOCUMENTED_KEYS, Mode, TokenStore};
 pub use issuers::{Authorities, ClaimRule, Jwks, Jwt, Keys, Pattern, Place, Roles};
-pub use limits::{Rate, Rates};
+pub use limits::{OwnRate, Rate, Rates};
 use thiserror::Error;
 pub use tls::{CertificateRule, Certificates, Tls, spiffe_trust_domain};
 

@@ -95,6 +95,7 @@ pub(super) struct Auth {
     pub(super) issuers: Vec<Issuer>,
     pub(super) claim_rules: Vec<ClaimRule>,
     pub(super) roles: BTreeMap<String, Role>,
+    pub(super) disable_unused_after_days: u64,
 }
 
 impl Default for Auth {
@@ -129,6 +130,7 @@ impl Default for Auth {
             issuers: Vec::new(),
             claim_rules: Vec::new(),
             roles: BTreeMap::new(),
+            disable_unused_after_days: 0,
         }
     }
 }
@@ -142,6 +144,10 @@ pub(super) struct ApiKey {
     pub(super) namespaces: Option<Vec<String>>,
     #[serde(default)]
     pub(super) description: Option<String>,
+    #[serde(default)]
+    pub(super) requests_per_second: Option<u64>,
+    #[serde(default)]
+    pub(super) burst: Option<u64>,
 }
 
 /// One of `[[auth.certificates]]`.

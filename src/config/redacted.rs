@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use serde_json::{Value, json};
 
-use super::{Auth, Jwt, Keys, LogFormat, Mode, Rates, Settings, Storage, TokenStore};
+use super::{Auth, Jwt, Keys, LogFormat, Mode, OwnRate, Rates, Settings, Storage, TokenStore};
 
 pub(super) fn redacted(settings: &Settings) -> Value {
     let Settings { server, storage, auth, limits, telemetry, warnings: _ } = settings;
@@ -77,6 +77,7 @@ fn redacted_auth(auth: &Auth) -> Value {
             TokenStore::Database => "database",
             TokenStore::File(_) => "file",
         },
+        "disable_unused_after_days": auth.disable_unused_after_days.map_or(0, NonZeroU32::get),
         "jwt_token_expiry_hours": auth.jwt_token_expiry.as_secs() / 3600,
     });
     let Mode::On(credentials) = &auth.mode else { return shown };
@@ -84,10 +85,17 @@ fn redacted_auth(auth: &Auth) -> Value {
         .api_keys
         .iter()
         .map(|key| {
+            let (per_second, burst) = match key.rate {
+                OwnRate::None => (None, None),
+                OwnRate::Unlimited => (Some(0), Some(0)),
+                OwnRate::Limited(rate) => (Some(rate.per_second.get()), Some(rate.burst.get())),
+            };
             json!({
                 "description": key.subject.as_ref(),
                 "permissions": key.permissions.names(),
                 "namespaces": key.scope.to_strings(),
+                "requests_per_second": per_second,
+                "burst": burst,
             })
         })
         .collect();

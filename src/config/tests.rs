@@ -245,6 +245,38 @@ fn tk_46_keys_have_permissions_scope_and_a_subject() {
 }
 
 #[test]
+fn ze_45_a_key_may_have_a_limit_of_its_own() {
+    let rate = |lines: &str| {
+        let text = format!("[auth]\nenabled = true\n{KEY}{lines}\n");
+        load(&text).map(|settings| credentials(&settings).api_keys[0].rate)
+    };
+    let limited = |per_second, burst| {
+        let [per_second, burst] = [per_second, burst].map(|n| NonZeroU32::new(n).unwrap());
+        OwnRate::Limited(Rate { per_second, burst })
+    };
+    assert_eq!(rate("").unwrap(), OwnRate::None);
+    assert_eq!(rate("requests_per_second = 0").unwrap(), OwnRate::Unlimited);
+    assert_eq!(rate("requests_per_second = 5").unwrap(), limited(5, 5));
+    assert_eq!(rate("requests_per_second = 5\nburst = 9").unwrap(), limited(5, 9));
+    for bad in ["burst = 9", "requests_per_second = 0\nburst = 9", "requests_per_second = 1000001"]
+    {
+        let problem = rate(bad).unwrap_err().to_string();
+        assert!(problem.contains("auth.api_keys #1"), "{problem}");
+        assert!(!problem.contains("secret"), "{problem}");
+    }
+}
+
+#[test]
+fn unused_credentials_are_disabled_only_where_that_is_said() {
+    let days = |text: &str| load(text).map(|settings| settings.auth.disable_unused_after_days);
+    assert_eq!(days("").unwrap(), None);
+    assert_eq!(days("[auth]\ndisable_unused_after_days = 0").unwrap(), None);
+    assert_eq!(days("[auth]\ndisable_unused_after_days = 90").unwrap(), NonZeroU32::new(90));
+    let much = "[auth]\ndisable_unused_after_days = 36501";
+    assert!(problem(much).contains("disable_unused_after_days"));
+}
+
+#[test]
 fn tk_45_disabled_keys_do_not_count() {
     let text = format!("[auth]\nenabled = true\napi_keys_enabled = false\n{KEY}");
     assert!(credentials(&load(&text).unwrap()).api_keys.is_empty());

@@ -33,9 +33,15 @@ macro_rules! vocabulary {
                 match name { $($name => Some(Self::$variant),)* _ => None }
             }
 
+            /// Its place in [`Self::ALL`].
             #[expect(clippy::as_conversions, reason = "the discriminant of an enum without fields")]
+            #[must_use]
+            pub const fn index(self) -> usize {
+                self as usize
+            }
+
             const fn bit(self) -> u64 {
-                1 << (self as u8)
+                1 << self.index()
             }
         }
 
@@ -244,6 +250,7 @@ mod tests {
         assert!(Permission::ALL.len() <= 64);
         for permission in Permission::ALL {
             assert_eq!(Permission::parse(permission.name()), Some(*permission));
+            assert_eq!(Permission::ALL[permission.index()], *permission);
             assert_eq!(set(&[permission.name()]).names(), [permission.name()]);
         }
     }

@@ -91,6 +91,21 @@ impl auth_admin_service_server::AuthAdminService for AuthAdminService {
         .await
     }
 
+    async fn tighten_token(
+        &self,
+        request: Request<pb::TightenTokenRequest>,
+    ) -> Result<Response<pb::TightenTokenResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let root = caller.root(&request)?;
+            let pb::TightenTokenRequest { prefix, overlap_seconds, since_seconds, dry_run } =
+                request;
+            let asked = tokens::Tighten { overlap_seconds, since_seconds, dry_run };
+            let tightened = tokens::tighten(&self.admin, &root, &prefix, asked).await?;
+            Ok(tightened.into())
+        })
+        .await
+    }
+
     async fn revoke_subject(
         &self,
         request: Request<pb::RevokeSubjectRequest>,

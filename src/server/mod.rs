@@ -350,6 +350,7 @@ async fn admin(
         configured: authenticator.configured_keys(),
         foreign: foreign.clone(),
         clock,
+        unused_after_days: settings.auth.disable_unused_after_days,
         order: tokio::sync::Mutex::default(),
     };
     admin.load().await.map_err(Error::Credentials)?;

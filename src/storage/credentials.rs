@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{Result, fmt};
-use crate::domain::{Timestamp, principal::Identity};
+use crate::domain::{Permission, Timestamp, principal::Identity};
 
 /// What a credential was given out as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +73,26 @@ impl fmt::Debug for CredentialRecord {
     }
 }
 
+/// When the credentials of a line of rotations last exercised a permission.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PermissionUse {
+    /// The line.
+    pub family: Arc<str>,
+    /// The permission.
+    pub permission: Permission,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A batch of last uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LastUses {
+    /// Of credentials, by their ids.
+    pub credentials: Vec<(Arc<str>, Timestamp)>,
+    /// Of permissions.
+    pub permissions: Vec<PermissionUse>,
+}
+
 /// JWTs that are taken back: those of an issuer, or of one of its subjects,
 /// that were issued until a moment (SE-47).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -102,14 +122,19 @@ pub trait CredentialStore: Send + Sync {
     /// Takes these back; those that were before keep their moment.
     async fn revoke_credentials(&self, ids: &[Arc<str>], now: Timestamp) -> Result<()>;
 
-    /// Removes one; false when it is not there.
+    /// Removes one, and its uses with the last of its line; false when it is
+    /// not there.
     async fn delete_credential(&self, id: &str) -> Result<bool>;
 
     /// Counts one use; false when it has none left, is revoked or unknown.
     async fn use_credential(&self, id: &str) -> Result<bool>;
 
-    /// Writes down when credentials were last used.
-    async fn credentials_used(&self, uses: Vec<(Arc<str>, Timestamp)>) -> Result<()>;
+    /// Writes down when credentials were last used, and for what. A moment
+    /// only moves on; what belongs to no credential is dropped.
+    async fn credentials_used(&self, uses: LastUses) -> Result<()>;
+
+    /// When each permission was last exercised.
+    async fn permission_uses(&self) -> Result<Vec<PermissionUse>>;
 
     /// Takes JWTs back; an earlier recall of the same is moved on.
     async fn recall(&self, recall: &Recall) -> Result<()>;

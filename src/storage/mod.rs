@@ -17,7 +17,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use thiserror::Error as ThisError;
 
-pub use self::credentials::{CredentialKind, CredentialRecord, CredentialStore, Recall};
+pub use self::credentials::{
+    CredentialKind, CredentialRecord, CredentialStore, LastUses, PermissionUse, Recall,
+};
 
 use crate::domain::{
     Area, Json, LeaseId, Namespace, Scope, StepId, TaskId, Timestamp,

@@ -229,6 +229,40 @@ async fn ze_45_classes_have_their_own_and_public_calls_none() {
 }
 
 #[tokio::test]
+async fn ze_45_configured_keys_may_have_limits_of_their_own() {
+    let key = |key: &str, limit: &str| {
+        format!(
+            "[[auth.api_keys]]\nkey = \"{key}\"\npermissions = [\"tasks:list\"]\n\
+             description = \"{key}\"\n{limit}\n"
+        )
+    };
+    let rest = [
+        key("key-of-three", "requests_per_second = 1\nburst = 3"),
+        key("key-of-nine", "requests_per_second = 1\nburst = 9"),
+        key("key-of-all", "requests_per_second = 0"),
+        "[limits]\nrequests_per_second = 1\nburst = 5\n".to_owned(),
+    ];
+    let server = Server::with(Setup { rest: rest.concat(), ..Setup::default() }).await;
+    // Two at once, each with its own.
+    let (three, nine) = tokio::join!(
+        exhaust(&server, &[("x-api-key", "key-of-three")]),
+        exhaust(&server, &[("x-api-key", "key-of-nine")]),
+    );
+    assert_eq!((three.number(LIMIT), nine.number(LIMIT)), (3, 9));
+    assert_eq!(exhaust(&server, &[READER]).await.number(LIMIT), 5);
+    for _ in 0..50 {
+        let answer = list(&server, &[("x-api-key", "key-of-all")]).await;
+        assert_eq!((answer.status, answer.header(LIMIT)), (200, None));
+    }
+    let refused = loop {
+        if let Err(refused) = grpc_list(&server, ("x-api-key", "key-of-nine")).await {
+            break refused;
+        }
+    };
+    assert_eq!(refused.metadata().get(LIMIT).unwrap(), "9");
+}
+
+#[tokio::test]
 async fn se_43_failed_authentications_are_limited_and_block_nobody() {
     let server = limited("failed_auth_per_minute = 3").await;
     let bad = ("x-api-key", "garbage");

@@ -49,6 +49,7 @@ mod telemetry;
 mod tls;
 #[cfg(test)]
 mod token_file;
+mod usage;
 #[cfg(test)]
 mod worker;
 #[cfg(test)]

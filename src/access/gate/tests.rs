@@ -23,8 +23,9 @@ use crate::{
     access::Table,
     authn::tokens::{self, KeyKind},
     config::{self, ApiKey, Auth, Credentials},
-    domain::{Grant, Namespace, PermissionSet, Scope},
+    domain::{Grant, Namespace, PermissionSet, Scope, principal::Identity, secret::Secret},
     pb::{self, v1},
+    storage::{CredentialKind, CredentialRecord},
 };
 
 const NOW: i64 = 1_800_000_000;
@@ -54,6 +55,7 @@ fn key(key: &str, subject: &str, permissions: &[&str], namespaces: &[&str]) -> A
         digest: Sha256::digest(key.as_bytes()).into(),
         permissions: set,
         scope: Scope::parse(namespaces).unwrap(),
+        rate: config::OwnRate::None,
     }
 }
 
@@ -75,6 +77,7 @@ fn gate_with(mode: config::Mode, rates: &Rates) -> (Gate, Arc<HeldClock>) {
         extra_permissions: BTreeSet::default(),
         jwt_token_expiry: Duration::from_hours(1),
         token_store: config::TokenStore::Database,
+        disable_unused_after_days: None,
     };
     let authenticator = Authenticator::new(&auth).unwrap();
     (Gate::new(authenticator, None, rates, Arc::<HeldClock>::clone(&clock)), clock)
@@ -339,6 +342,73 @@ async fn se_17_a_stream_hears_that_its_credential_ended() {
     let waiting = tokio::spawn(async move { caller.ended().await });
     gate.revoke_all();
     assert_eq!(waiting.await.unwrap().reason, Reason::CredentialsRevoked);
+}
+
+/// A gate that knows a token for `tasks:*` in `shop`, and its headers.
+fn gate_with_token() -> (Gate, Arc<HeldClock>, HeaderMap) {
+    let (gate, clock) = gate();
+    let secret = Secret::new(7, &[7; 32]);
+    let nobody = Identity { source: Source::Config, issuer: "".into(), subject: "root".into() };
+    gate.0.authenticator.issued().insert(CredentialRecord {
+        id: secret.id(),
+        digest: secret.digest(),
+        kind: CredentialKind::Token,
+        name: None,
+        scopes: vec!["tasks:*".to_owned(), "work:lease".to_owned()],
+        namespaces: vec!["shop".to_owned()],
+        networks: Vec::new(),
+        created_by: nobody,
+        created_with: "with".into(),
+        created_at: clock.now(),
+        expires_at: None,
+        max_uses: None,
+        uses: 0,
+        parent: None,
+        family: secret.id(),
+        revoked_at: None,
+        last_used_at: None,
+    });
+    let mut headers = HeaderMap::new();
+    let bearer = format!("Bearer {}", secret.expose());
+    headers.insert("authorization", HeaderValue::from_str(&bearer).unwrap());
+    (gate, clock, headers)
+}
+
+fn exercised(gate: &Gate) -> Vec<(Permission, Timestamp)> {
+    let uses = gate.0.authenticator.issued().take_uses().permissions;
+    uses.into_iter().map(|used| (used.permission, used.at)).collect()
+}
+
+#[tokio::test]
+async fn only_what_was_allowed_was_exercised_and_an_open_stream_is_in_use() {
+    let (gate, clock, token) = gate_with_token();
+    let admit = |path: &str| gate.admit(&rule(path), alone(&token), request());
+    assert!(admit("TemplateService/ListTemplates").is_err());
+    let caller = admit("TaskService/CreateTask").unwrap().unwrap().0;
+    let create = |namespace: &str| v1::CreateTaskRequest {
+        namespace: namespace.to_owned(),
+        ..v1::CreateTaskRequest::default()
+    };
+    assert!(caller.permit(&create("bank")).is_err());
+    assert_eq!(exercised(&gate), []);
+    assert!(caller.permit(&create("shop")).is_ok());
+    assert_eq!(exercised(&gate), [(Permission::TasksCreate, clock.now())]);
+
+    // A stream that has not been allowed yet uses nothing.
+    let caller = admit("WorkerService/LeaseSteps").unwrap().unwrap().0;
+    let open = |caller: Caller| async move {
+        tokio::time::timeout(Duration::from_millis(700), caller.ended()).await.is_err()
+    };
+    assert!(open(caller.clone()).await);
+    assert_eq!(exercised(&gate), []);
+    let request = v1::LeaseStepsRequest { namespace: "shop".to_owned(), ..Default::default() };
+    assert!(caller.area(&request).is_ok());
+    assert_eq!(exercised(&gate), [(Permission::WorkLease, clock.now())]);
+    clock.forward(86_400);
+    assert!(open(caller).await);
+    assert_eq!(exercised(&gate), [(Permission::WorkLease, clock.now())]);
+    let used = gate.0.authenticator.issued().take_uses().credentials;
+    assert_eq!(used.first().map(|(_, at)| *at), Some(clock.now()));
 }
 
 #[test]

@@ -171,6 +171,29 @@ fn a_clock_set_back_shuts_nobody_out() {
 }
 
 #[test]
+fn ze_45_a_keys_own_limit_holds_in_every_class_and_for_it_alone() {
+    let own = |id: &str, rate| ConfiguredKey { id: id.into(), principal: key(id).into(), rate };
+    let keys = [
+        own("slow", OwnRate::Limited(rate(1, 2))),
+        own("free", OwnRate::Unlimited),
+        own("plain", OwnRate::None),
+    ];
+    let limits = Limits::new(&rates()).with_keys(&keys);
+    let passed = |id: &str| passed(&limits, &key(id), "192.0.2.1", START);
+    assert_eq!([passed("slow"), passed("free"), passed("plain")], [2, 1000, 20]);
+    let heavy = |id: &str| {
+        let take = || limits.take(RateClass::Heavy, &key(id), None, START).is_ok();
+        (0..50).take_while(|_| take()).count()
+    };
+    assert_eq!([heavy("slow"), heavy("free"), heavy("plain")], [2, 50, 1]);
+    // Of the same id, but no key of the configuration.
+    let other = principal(Source::Database, "x", "slow");
+    assert!(limits.take(RateClass::Standard, &other, None, START).unwrap().unwrap().limit == 20);
+    let alone = Limits::new(&Rates::default()).with_keys(&keys);
+    assert!(alone.shown, "answers say what is left");
+}
+
+#[test]
 fn se_43_the_table_is_bounded_and_keeps_the_emptiest() {
     let buckets: Buckets<u32> = Buckets::new(SHARDS * 8);
     let quota = Quota::per_second(rate(1, 10));

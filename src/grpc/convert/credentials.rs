@@ -4,8 +4,9 @@ use super::{owned, time};
 use crate::{
     access::{Reason, Refusal},
     admin::{
+        Exercised, Uses,
         api_keys::{Key, Made, NewKey, State},
-        tokens::{Minted, NewToken, Shown},
+        tokens::{Minted, NewToken, Shown, Tightened},
     },
     domain::Timestamp,
     pb::v1 as pb,
@@ -48,6 +49,27 @@ pub(in crate::grpc) fn minted(
     }
 }
 
+impl From<Tightened> for pb::TightenTokenResponse {
+    fn from(tightened: Tightened) -> Self {
+        let Tightened { minted: successor, kept, dropped } = tightened;
+        let token = successor.map(|successor| minted(&successor, None));
+        Self { token, scopes: kept, dropped }
+    }
+}
+
+/// Each permission with its last use, those that never were, and the seconds
+/// since the last use of all.
+fn usage(uses: Uses) -> (Vec<pb::PermissionUse>, Vec<String>, Option<u32>) {
+    let one = |exercised: Exercised| pb::PermissionUse {
+        permission: exercised.permission,
+        last_used_at: exercised.at.map(time),
+        observable: exercised.observable,
+    };
+    let unused = uses.unused.into_iter().map(|permission| permission.name().to_owned());
+    let idle = u32::try_from(uses.idle.as_secs()).ok();
+    (uses.permissions.into_iter().map(one).collect(), unused.collect(), idle)
+}
+
 impl From<&Shown> for pb::Token {
     fn from(shown: &Shown) -> Self {
         match shown {
@@ -62,8 +84,10 @@ impl From<&Shown> for pb::Token {
                     ..Self::default()
                 }
             }
-            Shown::Minted(issue) => {
+            Shown::Minted(issue, now) => {
                 let record = &issue.record;
+                let (permission_uses, unused_permissions, idle_seconds) =
+                    usage(Uses::of(issue, *now));
                 Self {
                     prefix: owned(&record.id),
                     source: owned(issue.principal().identity.source.as_str()),
@@ -80,6 +104,9 @@ impl From<&Shown> for pb::Token {
                     parent: record.parent.as_deref().map(owned),
                     family: Some(owned(&record.family)),
                     last_used_at: issue.last_used_at().map(time),
+                    permission_uses,
+                    unused_permissions,
+                    idle_seconds,
                 }
             }
         }
@@ -126,6 +153,8 @@ impl From<&Made> for pb::CreateApiKeyResponse {
 impl From<&Key> for pb::ApiKey {
     fn from(key: &Key) -> Self {
         let record = &key.issue.record;
+        let (permission_uses, unused_permissions, idle_seconds) =
+            usage(Uses::of(&key.issue, key.at));
         Self {
             id: owned(&record.id),
             name: record.name.clone().unwrap_or_default(),
@@ -142,6 +171,9 @@ impl From<&Key> for pb::ApiKey {
             expires_at: record.expires_at.map(time),
             revoked_at: record.revoked_at.map(time),
             last_used_at: key.issue.last_used_at().map(time),
+            permission_uses,
+            unused_permissions,
+            idle_seconds,
         }
     }
 }

@@ -105,6 +105,7 @@ fn admin(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Admin> {
         extra_permissions: BTreeSet::new(),
         jwt_token_expiry: Duration::from_hours(1),
         token_store: TokenStore::Database,
+        disable_unused_after_days: None,
     };
     let authenticator = Authenticator::new(&off).unwrap();
     Arc::new(Admin {
@@ -115,6 +116,7 @@ fn admin(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Admin> {
         configured: Vec::new(),
         foreign: BTreeSet::new(),
         clock,
+        unused_after_days: None,
         order: tokio::sync::Mutex::default(),
     })
 }

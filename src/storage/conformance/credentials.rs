@@ -6,7 +6,10 @@ use super::{
     Engine,
     house::{House, who},
 };
-use crate::storage::{CredentialKind, CredentialRecord, Recall};
+use crate::{
+    domain::Permission,
+    storage::{CredentialKind, CredentialRecord, LastUses, PermissionUse, Recall},
+};
 
 fn record<E: Engine>(house: &House<E>, id: &str) -> CredentialRecord {
     let mut digest = [0; 32];
@@ -86,11 +89,48 @@ pub(crate) async fn uses_are_counted_to_the_last<E: Engine>(house: &mut House<E>
     assert!(!house.store().use_credential("endless").await.unwrap(), "nothing to count");
     assert!(!house.store().use_credential("absent").await.unwrap());
     let used = vec![("one".into(), house.now()), ("absent".into(), house.now())];
+    let used = LastUses { credentials: used, ..LastUses::default() };
     house.store().credentials_used(used).await.unwrap();
     let earlier = vec![("one".into(), house.now().plus_ms(-1))];
+    let earlier = LastUses { credentials: earlier, ..LastUses::default() };
     house.store().credentials_used(earlier).await.unwrap();
     let one = all(house).await.pop().unwrap();
     assert_eq!((one.uses, one.last_used_at), (5, Some(house.now())));
+}
+
+pub(crate) async fn last_uses_of_permissions_only_move_on<E: Engine>(house: &mut House<E>) {
+    let (one, next) = (record(house, "one"), record(house, "next"));
+    assert!(house.store().add_credential(one.clone(), None).await.unwrap());
+    let next = CredentialRecord { family: "one".into(), ..next };
+    assert!(house.store().add_credential(next, None).await.unwrap());
+    let used = |family: &str, permission, ms| PermissionUse {
+        family: family.into(),
+        permission,
+        at: house.now().plus_ms(ms),
+    };
+    let read = |ms| used("one", Permission::TasksRead, ms);
+    let list = used("one", Permission::TasksList, 3);
+    let batches = [
+        vec![read(0), list.clone()],
+        vec![read(9), used("absent", Permission::TasksRead, 0)],
+        vec![read(5)],
+    ];
+    for permissions in batches {
+        let uses = LastUses { permissions, ..LastUses::default() };
+        house.store().credentials_used(uses).await.unwrap();
+    }
+    let wanted = [read(9), list];
+    house.reopen().await;
+    let all = |mut uses: Vec<PermissionUse>| {
+        uses.sort_by_key(|used| used.permission);
+        uses
+    };
+    assert_eq!(all(house.store().permission_uses().await.unwrap()), wanted);
+    // They stay as long as one of the line does.
+    assert!(house.store().delete_credential("one").await.unwrap());
+    assert_eq!(all(house.store().permission_uses().await.unwrap()), wanted);
+    assert!(house.store().delete_credential("next").await.unwrap());
+    assert_eq!(house.store().permission_uses().await.unwrap(), []);
 }
 
 pub(crate) async fn what_is_revoked_stays_so<E: Engine>(house: &mut House<E>) {

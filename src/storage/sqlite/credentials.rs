@@ -7,8 +7,10 @@ use rusqlite::{Connection, Row, params};
 
 use super::{Sqlite, error::damaged, row, writer::Operation};
 use crate::{
-    domain::Timestamp,
-    storage::{CredentialKind, CredentialRecord, CredentialStore, Recall, Result},
+    domain::{Permission, Timestamp},
+    storage::{
+        CredentialKind, CredentialRecord, CredentialStore, LastUses, PermissionUse, Recall, Result,
+    },
 };
 
 const COLUMNS: &str = "id, digest, kind, name, scopes, namespaces, networks, created_by, \
@@ -100,14 +102,56 @@ fn revoke(operation: &mut Operation<'_>, ids: &[Arc<str>], now: Timestamp) -> Re
     Ok(())
 }
 
-fn note_uses(operation: &mut Operation<'_>, uses: &[(Arc<str>, Timestamp)]) -> Result<()> {
+fn note_uses(operation: &mut Operation<'_>, uses: &LastUses) -> Result<()> {
     let mut update = operation.conn.prepare_cached(
         "UPDATE credential SET last_used_at = max(coalesce(last_used_at, ?2), ?2) WHERE id = ?1",
     )?;
-    for (id, at) in uses {
+    for (id, at) in &uses.credentials {
         update.execute((&**id, at.micros()))?;
     }
+    // Not of a credential that was deleted meanwhile.
+    let mut upsert = operation.conn.prepare_cached(
+        "INSERT INTO credential_use (family, permission, at) SELECT ?1, ?2, ?3 \
+         WHERE EXISTS (SELECT 1 FROM credential WHERE family = ?1) \
+         ON CONFLICT (family, permission) DO UPDATE SET at = max(at, excluded.at)",
+    )?;
+    for PermissionUse { family, permission, at } in &uses.permissions {
+        upsert.execute((&**family, permission.name(), at.micros()))?;
+    }
     Ok(())
+}
+
+fn permission_uses(conn: &Connection) -> Result<Vec<PermissionUse>> {
+    let mut select = conn.prepare_cached("SELECT family, permission, at FROM credential_use")?;
+    let mut rows = select.query([])?;
+    let mut all = Vec::new();
+    while let Some(found) = rows.next()? {
+        // One that is no permission any more says nothing about those that are.
+        let Some(permission) = Permission::parse(&row::text(found, 1)?) else { continue };
+        all.push(PermissionUse {
+            family: row::text(found, 0)?,
+            permission,
+            at: row::time(found, 2)?,
+        });
+    }
+    Ok(all)
+}
+
+fn delete(operation: &mut Operation<'_>, id: &str) -> Result<bool> {
+    let conn = operation.conn;
+    let mut delete =
+        conn.prepare_cached("DELETE FROM credential WHERE id = ?1 RETURNING family")?;
+    let mut rows = delete.query([id])?;
+    let Some(found) = rows.next()? else { return Ok(false) };
+    let family = row::text(found, 0)?;
+    // To the end: only then it is done.
+    while rows.next()?.is_some() {}
+    conn.prepare_cached(
+        "DELETE FROM credential_use WHERE family = ?1 \
+         AND NOT EXISTS (SELECT 1 FROM credential WHERE family = ?1)",
+    )?
+    .execute([&*family])?;
+    Ok(true)
 }
 
 fn recalls(conn: &Connection) -> Result<Vec<Recall>> {
@@ -155,12 +199,7 @@ impl CredentialStore for Sqlite {
 
     async fn delete_credential(&self, id: &str) -> Result<bool> {
         let id = id.to_owned();
-        self.write(move |operation| {
-            let mut delete =
-                operation.conn.prepare_cached("DELETE FROM credential WHERE id = ?1")?;
-            Ok(delete.execute([&id])? == 1)
-        })
-        .await
+        self.write(move |operation| delete(operation, &id)).await
     }
 
     async fn use_credential(&self, id: &str) -> Result<bool> {
@@ -175,8 +214,12 @@ impl CredentialStore for Sqlite {
         .await
     }
 
-    async fn credentials_used(&self, uses: Vec<(Arc<str>, Timestamp)>) -> Result<()> {
+    async fn credentials_used(&self, uses: LastUses) -> Result<()> {
         self.write(move |operation| note_uses(operation, &uses)).await
+    }
+
+    async fn permission_uses(&self) -> Result<Vec<PermissionUse>> {
+        self.read(|conn, _| permission_uses(conn)).await
     }
 
     async fn recall(&self, recall: &Recall) -> Result<()> {

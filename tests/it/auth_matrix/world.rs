@@ -83,7 +83,7 @@ impl World {
         };
         (world.task, world.step) = world.fresh_task().await;
         world.lease = lease(&world.root).await;
-        world.token = world.fresh_token().await;
+        world.token = world.used_token().await;
         world.key = world.fresh_key().await;
         world
     }
@@ -127,6 +127,16 @@ impl World {
         self.root.auth_admin().mint_token(request).await.unwrap().into_inner().prefix
     }
 
+    /// A token that has exercised one permission of its two.
+    async fn used_token(&self) -> String {
+        let scopes = vec!["tasks:read".into(), "tasks:list".into()];
+        let request = pb::MintTokenRequest { scopes, ..Default::default() };
+        let minted = self.root.auth_admin().mint_token(request).await.unwrap().into_inner();
+        let client = self.server.client(Auth::Bearer(minted.token)).await;
+        client.tasks().list_tasks(pb::ListTasksRequest::default()).await.unwrap();
+        minted.prefix
+    }
+
     async fn fresh_key(&self) -> String {
         let request = pb::CreateApiKeyRequest {
             name: "matrix".into(),
@@ -149,7 +159,14 @@ impl World {
         ] {
             let answer = self.server.rest(reqwest::Method::GET, path).send().await.unwrap();
             assert_eq!(answer.status(), 200);
-            state.push(answer.json::<Value>().await.unwrap());
+            let mut answer = answer.json::<Value>().await.unwrap();
+            for list in ["tokens", "api_keys"] {
+                for one in answer[list].as_array_mut().into_iter().flatten() {
+                    // It goes on with the time.
+                    one.as_object_mut().unwrap().remove("idle_seconds");
+                }
+            }
+            state.push(answer);
         }
         let steps = format!("/v1/tasks/{}/workflow_steps", self.task);
         let answer = self.server.rest(reqwest::Method::GET, &steps).send().await.unwrap();
@@ -246,6 +263,7 @@ impl World {
         Some(match method {
             "MintToken" => json!({"scopes": ["tasks:read"]}),
             "GetToken" | "RevokeToken" | "RotateToken" => json!({"prefix": token}),
+            "TightenToken" => json!({"prefix": token, "dry_run": true}),
             "RevokeSubject" => json!({"issuer": "nobody", "subject": "matrix"}),
             "CreateApiKey" => json!({
                 "name": "matrix", "scopes": ["api_keys:admin"], "namespaces": [NAMESPACE],

@@ -20,6 +20,16 @@ CREATE TABLE credential (
     last_used_at INTEGER
 ) WITHOUT ROWID;
 
+CREATE INDEX credential_family ON credential (family);
+
+-- When each permission was last exercised, by the line of rotations.
+CREATE TABLE credential_use (
+    family     TEXT NOT NULL,
+    permission TEXT NOT NULL,
+    at         INTEGER NOT NULL,
+    PRIMARY KEY (family, permission)
+) WITHOUT ROWID;
+
 -- JWTs of an issuer, or of one subject, that count no more. An empty subject
 -- is every one: no token has an empty subject.
 CREATE TABLE recall (

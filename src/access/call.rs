@@ -236,7 +236,7 @@ impl Caller {
     }
 
     /// Once more behind the body, which may have taken its time (SE-16).
-    fn still_valid(&self) -> Result<(), Refusal> {
+    pub fn still_valid(&self) -> Result<(), Refusal> {
         if self.session.is_revoked() {
             return Err(Refusal::unauthenticated(Unauthenticated::Revoked));
         }

@@ -196,7 +196,7 @@ impl Inner {
     /// One use of a credential that has a limit; it counts once it is on disk.
     async fn count(&self, issue: &Issue, request: RequestId) -> Result<(), Refusal> {
         let counted = match &self.credentials {
-            Some(store) => self.authenticator.count(issue, &**store).await.ok(),
+            Some(store) => self.authenticator.count(issue, &**store, self.clock.now()).await.ok(),
             None => None,
         };
         match counted {

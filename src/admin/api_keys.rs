@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use super::{
-    Admin, Error, PageRequest, Paged, Result, check_name, distinct, invalid, maker, page::page,
+    Admin, Error, PageRequest, Paged, Result, check_name, distinct, invalid, maker,
+    page::{newest_first, page},
+    tokens::{descent, shown_id, take_back},
 };
 use crate::{
-    access::{Kind, Reason, Refusal},
+    access::{Caller, Kind, Reason, Refusal},
     authn::Issue,
     authz::Claim,
     domain::{
@@ -84,6 +86,7 @@ impl Key {
 /// Makes a key that holds no more than its maker (SE-40).
 pub async fn create(
     admin: &Admin,
+    caller: &Caller,
     claim: &Claim<ApiKeysAdmin>,
     scope: Scope,
     new: NewKey,
@@ -112,6 +115,9 @@ pub async fn create(
         if new.full_access { PermissionSet::star() } else { admin.permissions(&scopes)? };
     holds_all(claim.principal(), &permissions, &scope)?;
     let (created_by, created_with) = maker(claim.stamp());
+    let _turn = admin.turn(caller).await?;
+    let Bounds { networks, end } = bounds(admin, &created_with, new.expires_at)?;
+    let descent = descent(admin, [Some(&created_with), None])?;
     let record = CredentialRecord {
         id: "".into(),
         digest: [0; 32],
@@ -119,22 +125,52 @@ pub async fn create(
         name: Some(new.name),
         scopes: if new.full_access { vec!["*".to_owned()] } else { scopes },
         namespaces: scope.to_strings(),
-        networks: Vec::new(),
+        networks,
         created_by,
         created_with,
         created_at: now,
-        expires_at: new.expires_at,
+        expires_at: end,
         max_uses: None,
         uses: 0,
         parent: None,
         family: "".into(),
+        descent,
         revoked_at: None,
         last_used_at: None,
     };
-    let _order = admin.order.lock().await;
     let (secret, record) = admin.issue(record, None).await?;
     tracing::info!(credential = &*record.id, by = %record.created_by, "API key created");
     Ok(Made { secret, record })
+}
+
+/// What a key has from its maker besides rights.
+struct Bounds {
+    networks: Vec<String>,
+    end: Option<Timestamp>,
+}
+
+/// SE-40: a key made by a credential of ours lives no longer and reaches no
+/// further than that one.
+fn bounds(admin: &Admin, maker: &str, end: Option<Timestamp>) -> Result<Bounds> {
+    let Some(maker) = admin.issued.get(maker) else {
+        return Ok(Bounds { networks: Vec::new(), end });
+    };
+    if maker.record.max_uses.is_some() {
+        return Err(forbidden("A credential whose uses are counted makes no keys"));
+    }
+    if maker.network_limits() > usize::from(!maker.record.networks.is_empty()) {
+        return Err(forbidden(
+            "This credential is bound to the networks of the one that it descends from, which a \
+             key cannot be; use another one",
+        ));
+    }
+    let networks = maker.record.networks.clone();
+    let end = [end, maker.principal().not_after].into_iter().flatten().min();
+    Ok(Bounds { networks, end })
+}
+
+fn forbidden(message: &str) -> Error {
+    Refusal::new(Kind::Forbidden, Reason::PermissionMissing, message).into()
 }
 
 /// SE-40: each right of the key must be its maker's, in all of the key's
@@ -145,11 +181,10 @@ fn holds_all(maker: &Principal, wanted: &PermissionSet, scope: &Scope) -> Result
             .grants
             .iter()
             .any(|grant| grant.permissions.is_star() && grant.scope == Scope::Everything);
-        if everything {
+        if everything && maker.worker_scope.is_none() {
             return Ok(());
         }
-        let message = "full_access needs `*` in every namespace";
-        return Err(Refusal::new(Kind::Forbidden, Reason::PermissionMissing, message).into());
+        return Err(forbidden("full_access needs `*` in every namespace"));
     }
     if let Some(missing) = wanted.own().find(|right| !maker.scope_of(*right).covers(scope)) {
         return Err(Refusal::permission_missing(missing).into());
@@ -159,10 +194,7 @@ fn holds_all(maker: &Principal, wanted: &PermissionSet, scope: &Scope) -> Result
         grants.fold(Scope::NOWHERE, |all, grant| all.union(grant.scope.clone()))
     };
     match wanted.foreign().find(|name| !foreign_scope(name).covers(scope)) {
-        Some(name) => {
-            let message = format!("Missing required permission: {name}");
-            Err(Refusal::new(Kind::Forbidden, Reason::PermissionMissing, message).into())
-        }
+        Some(name) => Err(forbidden(&format!("Missing required permission: {name}"))),
         None => Ok(()),
     }
 }
@@ -182,7 +214,7 @@ pub fn list(
     let keys = admin.issued.all(CredentialKind::ApiKey).into_iter();
     let keys = keys.map(|issue| Key::new(issue, now)).filter(wanted).collect();
     let list = format!("api_keys {}", namespace.map_or("", Namespace::as_str));
-    page(&list, claim.identity(), request, keys, |key| Arc::clone(&key.issue.record.id))
+    page(&list, claim.identity(), request, keys, |key| newest_first(&key.issue.record))
 }
 
 /// One key; hidden and absent answer alike.
@@ -196,22 +228,40 @@ pub fn get(admin: &Admin, claim: &Claim<ApiKeysAdmin>, id: &str) -> Result<Key> 
         .ok_or_else(|| absent(id))
 }
 
-/// Takes a key back; a second time changes nothing.
-pub async fn revoke(admin: &Admin, claim: &Claim<ApiKeysAdmin>, id: &str) -> Result<Key> {
-    let _order = admin.order.lock().await;
+/// Takes a key back, with `cascade` also what it made; a second time changes
+/// nothing.
+pub async fn revoke(
+    admin: &Admin,
+    caller: &Caller,
+    claim: &Claim<ApiKeysAdmin>,
+    id: &str,
+    cascade: bool,
+) -> Result<Key> {
+    let _turn = admin.turn(caller).await?;
     let key = get(admin, claim, id)?;
-    if key.state != State::Revoked {
-        let now = admin.now();
-        admin.store.revoke_credentials(&[Arc::clone(&key.issue.record.id)], now).await?;
-        admin.issued.change(id, |record| record.revoked_at = Some(now));
-        tracing::info!(credential = id, by = %claim.identity(), "API key revoked");
+    let record = &key.issue.record;
+    let ids = if cascade {
+        admin.issued.below(&[Arc::clone(&record.family)])
+    } else if key.state == State::Revoked {
+        Vec::new()
+    } else {
+        vec![Arc::clone(&record.id)]
+    };
+    if !ids.is_empty() {
+        take_back(admin, &ids, admin.now()).await?;
+        tracing::info!(credential = id, count = ids.len(), by = %claim.identity(), "API key revoked");
     }
     get(admin, claim, id)
 }
 
 /// Removes a key that counts no more (ZE-22).
-pub async fn delete(admin: &Admin, claim: &Claim<ApiKeysAdmin>, id: &str) -> Result<()> {
-    let _order = admin.order.lock().await;
+pub async fn delete(
+    admin: &Admin,
+    caller: &Caller,
+    claim: &Claim<ApiKeysAdmin>,
+    id: &str,
+) -> Result<()> {
+    let _turn = admin.turn(caller).await?;
     if get(admin, claim, id)?.state == State::Active {
         let message = "The key still counts; revoke it first";
         return Err(Refusal::new(Kind::Precondition, Reason::CredentialState, message).into());
@@ -222,5 +272,5 @@ pub async fn delete(admin: &Admin, claim: &Claim<ApiKeysAdmin>, id: &str) -> Res
 }
 
 fn absent(id: &str) -> Error {
-    Refusal::not_found("API key", id).into()
+    Refusal::not_found("API key", shown_id(id)).into()
 }

@@ -15,7 +15,7 @@ use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
 use rand::Rng as _;
 use thiserror::Error as ThisError;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 pub use self::{
     page::{PageRequest, Paged},
@@ -23,10 +23,13 @@ pub use self::{
     uses::{Exercised, Uses, note_uses},
 };
 use crate::{
-    access::{Reason, Refusal},
-    authn::{ConfiguredKey, Issued, Recalls},
+    access::{Caller, Reason, Refusal},
+    authn::{ConfiguredKey, Issue, Issued, Recalls},
     domain::{
-        Clock, PermissionSet, Timestamp, history::Stamp, principal::Identity, secret::Secret,
+        Clock, PermissionSet, Timestamp,
+        history::Stamp,
+        principal::{Identity, Source},
+        secret::Secret,
     },
     storage::{self, CredentialRecord, Store},
 };
@@ -53,6 +56,10 @@ pub struct Admin {
     pub foreign: BTreeSet<Arc<str>>,
     /// After how many days without use a credential is revoked.
     pub unused_after_days: Option<NonZeroU32>,
+    /// The issuers whose JWTs are taken.
+    pub issuers: BTreeSet<Arc<str>>,
+    /// Whether callers need credentials.
+    pub auth_on: bool,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Disk and memory change in the same order.
@@ -80,7 +87,7 @@ impl Admin {
     /// before.
     pub async fn load(&self) -> Result<()> {
         let uses = self.store.permission_uses().await?;
-        self.issued.load(self.store.credentials().await?, &uses);
+        self.issued.load(self.counting(self.store.credentials().await?), &uses);
         for recall in self.store.recalls().await? {
             self.recalls.insert(recall);
         }
@@ -97,6 +104,36 @@ impl Admin {
             Tokens::Database => None,
             Tokens::File(tokens) => Some(tokens.is_well()),
         }
+    }
+
+    /// Without what anybody could make while auth was off (SE-40).
+    fn counting(&self, mut records: Vec<CredentialRecord>) -> Vec<CredentialRecord> {
+        let all = records.len();
+        if self.auth_on {
+            records.retain(|record| record.created_by.source != Source::Disabled);
+        }
+        let ignored = all - records.len();
+        if ignored > 0 {
+            tracing::warn!(ignored, "credentials that were made while auth was off do not count");
+        }
+        records
+    }
+
+    /// The caller's turn to change something. Its credential may have been
+    /// taken back while it waited: what comes after that must not count.
+    async fn turn(&self, caller: &Caller) -> Result<MutexGuard<'_, ()>> {
+        let turn = self.order.lock().await;
+        caller.still_valid()?;
+        Ok(turn)
+    }
+
+    /// The lines of rotations behind a credential, its own one last.
+    fn descent(&self, id: &str) -> Vec<Arc<str>> {
+        let line = |issue: Arc<Issue>| {
+            let record = &issue.record;
+            record.descent.iter().chain([&record.family]).cloned().collect()
+        };
+        self.issued.get(id).map(line).unwrap_or_default()
     }
 
     fn now(&self) -> Timestamp {
@@ -119,7 +156,9 @@ impl Admin {
             if begins {
                 record.family = Arc::clone(&record.id);
             }
-            if self.store.add_credential(record.clone(), replaces.clone()).await? {
+            let added = self.store.add_credential(record.clone(), replaces.clone()).await?;
+            if let Some(uses) = added {
+                record.uses = uses;
                 self.issued.insert(record.clone());
                 return Ok((secret, record));
             }
@@ -144,11 +183,7 @@ impl Admin {
 }
 
 fn maker(stamp: Stamp) -> (Identity, Arc<str>) {
-    let nobody = || Identity {
-        source: crate::domain::principal::Source::Disabled,
-        issuer: "".into(),
-        subject: "".into(),
-    };
+    let nobody = || Identity { source: Source::Disabled, issuer: "".into(), subject: "".into() };
     (stamp.actor.unwrap_or_else(nobody), stamp.credential_id)
 }
 

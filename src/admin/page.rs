@@ -1,7 +1,5 @@
 //! Pages of lists that lie in memory; tokens are bound to list and caller.
 
-use std::sync::Arc;
-
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
 
@@ -9,6 +7,7 @@ use super::Error;
 use crate::{
     access::{Reason, Refusal},
     domain::principal::Identity,
+    storage::CredentialRecord,
 };
 
 const SIZE_DEFAULT: usize = 50;
@@ -33,13 +32,14 @@ pub struct Paged<T> {
     pub next_token: String,
 }
 
-/// The page of a list whose items are told apart by these ids.
+/// The page of a list that is sorted by this place, which no two items share.
+/// It goes on behind the last place also when what stood there is gone.
 pub(super) fn page<T>(
     list: &str,
     caller: &Identity,
     request: &PageRequest,
     all: Vec<T>,
-    id: impl Fn(&T) -> Arc<str>,
+    place: impl Fn(&T) -> String,
 ) -> Result<Paged<T>, Error> {
     let size = match usize::try_from(request.size).unwrap_or(usize::MAX) {
         0 => SIZE_DEFAULT,
@@ -47,24 +47,30 @@ pub(super) fn page<T>(
         _ => return Err(super::invalid("page_size", format!("at most {SIZE_MAX} a page"))),
     };
     let bound = bound(list, caller);
-    let mut rest = all.into_iter();
+    let mut rest = all;
     if !request.token.is_empty() {
-        let after = place(&request.token, &bound).ok_or_else(|| {
+        let after = read(&request.token, &bound).ok_or_else(|| {
             let what = "not for this query; begin without one";
             Refusal::invalid(Reason::PageTokenInvalid, "page_token", what)
         })?;
-        // What was removed since leaves no place to go on from: the end.
-        rest.by_ref().find(|item| *id(item) == *after);
+        rest.retain(|item| place(item) > after);
     }
+    let mut rest = rest.into_iter();
     let items: Vec<T> = rest.by_ref().take(size).collect();
     let more = rest.next().is_some();
     let next_token = match items.last() {
         Some(last) if more => {
-            URL_SAFE_NO_PAD.encode([bound.as_slice(), id(last).as_bytes()].concat())
+            URL_SAFE_NO_PAD.encode([bound.as_slice(), place(last).as_bytes()].concat())
         }
         _ => String::new(),
     };
     Ok(Paged { items, next_token })
+}
+
+/// The place of a credential in a list with the newest first.
+pub(super) fn newest_first(record: &CredentialRecord) -> String {
+    let age = i64::MAX.saturating_sub(record.created_at.micros());
+    format!("{age:020} {}", record.id)
 }
 
 fn bound(list: &str, caller: &Identity) -> Vec<u8> {
@@ -73,7 +79,7 @@ fn bound(list: &str, caller: &Identity) -> Vec<u8> {
     digest
 }
 
-fn place(token: &str, bound: &[u8]) -> Option<String> {
+fn read(token: &str, bound: &[u8]) -> Option<String> {
     let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
     String::from_utf8(bytes.strip_prefix(bound)?.to_vec()).ok()
 }

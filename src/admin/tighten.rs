@@ -7,7 +7,7 @@ use super::{
     tokens::{Minted, rotatable, succeed},
 };
 use crate::{
-    access::{Kind, Reason, Refusal},
+    access::{Caller, Kind, Reason, Refusal},
     authn::Issue,
     authz::Root,
     domain::{Permission, PermissionSet, Timestamp},
@@ -40,6 +40,7 @@ pub struct Tightened {
 /// services ask for is not seen here and stays.
 pub async fn tighten(
     admin: &Admin,
+    caller: &Caller,
     root: &Root,
     prefix: &str,
     asked: Tighten,
@@ -53,7 +54,7 @@ pub async fn tighten(
              start; write its line with fewer scopes instead",
         ));
     }
-    let _order = admin.order.lock().await;
+    let _turn = admin.turn(caller).await?;
     let old = rotatable(admin, prefix, asked.overlap_seconds)?;
     let now = admin.now();
     let since = |seconds: u32| {

@@ -302,6 +302,7 @@ fn record(line: &TokenLine) -> CredentialRecord {
         uses: 0,
         parent: None,
         family: Arc::clone(&line.id),
+        descent: Vec::new(),
         revoked_at: None,
         last_used_at: None,
     }

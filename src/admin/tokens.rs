@@ -1,17 +1,18 @@
 //! Minted tokens, which root alone manages.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 pub use super::tighten::{Tighten, Tightened, tighten};
 use super::{
     Admin, Error, PageRequest, Paged, Result, Tokens, check_name, distinct, invalid, maker,
-    page::page, token_file::TokenId,
+    page::{newest_first, page},
+    token_file::TokenId,
 };
 use crate::{
-    access::{Kind, Reason, Refusal},
-    authn::{ConfiguredKey, Issue},
+    access::{Caller, Kind, Reason, Refusal},
+    authn::{ANCESTORS_MAX, ConfiguredKey, Issue},
     authz::Root,
-    domain::{Network, Scope, Timestamp, secret::Secret},
+    domain::{Network, Scope, Timestamp, principal::Source, secret::Secret},
     storage::{CredentialKind, CredentialRecord, Recall},
 };
 
@@ -62,30 +63,33 @@ pub enum Shown {
 }
 
 impl Shown {
-    fn id(&self) -> Arc<str> {
+    /// Where it stands in the list: minted ones first.
+    fn place(&self) -> String {
         match self {
-            Self::Minted(issue, _) => Arc::clone(&issue.record.id),
-            Self::Configured(key) => Arc::clone(&key.id),
+            Self::Minted(issue, _) => format!("0 {}", newest_first(&issue.record)),
+            Self::Configured(key) => format!("1 {}", key.id),
         }
     }
 }
 
 /// Mints a token; it works from this moment on (DK-30).
-pub async fn mint(admin: &Admin, root: &Root, mut new: NewToken) -> Result<Minted> {
+pub async fn mint(
+    admin: &Admin,
+    caller: &Caller,
+    root: &Root,
+    mut new: NewToken,
+) -> Result<Minted> {
     let scopes = distinct(std::mem::take(&mut new.scopes));
     check_scopes(admin, &scopes)?;
     let namespaces = check_restrictions(admin, &new)?;
-    let _order = admin.order.lock().await;
+    let _turn = admin.turn(caller).await?;
     let now = admin.now();
     let parent = match new.parent.as_deref().filter(|parent| !parent.is_empty()) {
-        Some(prefix) => {
-            let parent = live_token(admin, prefix, now)
-                .ok_or_else(|| invalid("parent", "no token that counts has this prefix"))?;
-            Some(Arc::clone(&parent.record.id))
-        }
+        Some(prefix) => Some(fit_parent(admin, prefix, now)?),
         None => None,
     };
     let (created_by, created_with) = maker(root.stamp());
+    let descent = descent(admin, [Some(&created_with), parent.as_ref()])?;
     let life = |seconds: u32| now.plus(Duration::from_secs(seconds.into()));
     let record = CredentialRecord {
         id: "".into(),
@@ -103,6 +107,7 @@ pub async fn mint(admin: &Admin, root: &Root, mut new: NewToken) -> Result<Minte
         uses: 0,
         parent,
         family: "".into(),
+        descent,
         revoked_at: None,
         last_used_at: None,
     };
@@ -116,13 +121,38 @@ pub async fn mint(admin: &Admin, root: &Root, mut new: NewToken) -> Result<Minte
     Ok(Minted { secret, record })
 }
 
+/// SE-39: children of a token whose uses are counted would not be counted.
+fn fit_parent(admin: &Admin, prefix: &str, now: Timestamp) -> Result<Arc<str>> {
+    let parent = live_token(admin, prefix, now)
+        .ok_or_else(|| invalid("parent", "no token that counts has this prefix"))?;
+    if parent.record.max_uses.is_some() {
+        return Err(invalid("parent", "its uses are counted; such a token has no children"));
+    }
+    Ok(Arc::clone(&parent.record.id))
+}
+
+/// The lines that a new credential descends from by these credentials.
+pub(super) fn descent(admin: &Admin, ancestors: [Option<&Arc<str>>; 2]) -> Result<Vec<Arc<str>>> {
+    let lines = ancestors.into_iter().flatten().flat_map(|id| admin.descent(id));
+    let lines: BTreeSet<Arc<str>> = lines.collect();
+    if lines.len() >= ANCESTORS_MAX {
+        let message = format!("A credential descends from {ANCESTORS_MAX} others at most");
+        return Err(state(&message));
+    }
+    Ok(lines.into_iter().collect())
+}
+
 /// Checks all but the scopes; answers the namespaces.
 fn check_restrictions(admin: &Admin, new: &NewToken) -> Result<Scope> {
     if let Some(name) = &new.name {
         check_name(name)?;
     }
-    if new.namespaces.len() > LIST_MAX || new.client_networks.len() > LIST_MAX {
-        return Err(invalid("namespaces", format!("a list has at most {LIST_MAX} entries")));
+    for (field, list) in
+        [("namespaces", &new.namespaces), ("client_networks", &new.client_networks)]
+    {
+        if list.len() > LIST_MAX {
+            return Err(invalid(field, format!("has at most {LIST_MAX} entries")));
+        }
     }
     let namespaces = if new.namespaces.is_empty() {
         Scope::Everything
@@ -188,7 +218,7 @@ pub fn list(admin: &Admin, root: &Root, request: &PageRequest) -> Result<Paged<S
         .map(|issue| Shown::Minted(issue, now))
         .chain(configured.into_iter().map(Shown::Configured))
         .collect();
-    page("tokens", &root.principal().identity, request, all, Shown::id)
+    page("tokens", &root.principal().identity, request, all, Shown::place)
 }
 
 /// One token or key by its whole public id.
@@ -204,6 +234,7 @@ pub fn get(admin: &Admin, _: &Root, prefix: &str) -> Result<Shown> {
 /// Takes a token back; answers the public ids of all that went with it.
 pub async fn revoke(
     admin: &Admin,
+    caller: &Caller,
     root: &Root,
     prefix: &str,
     cascade: bool,
@@ -218,22 +249,31 @@ pub async fn revoke(
             "This key comes from the configuration; take it out there and restart the server",
         ));
     }
-    let _order = admin.order.lock().await;
+    let _turn = admin.turn(caller).await?;
     let now = admin.now();
-    let kind = admin.issued.get(prefix).map(|issue| issue.record.kind);
-    if kind == Some(CredentialKind::ApiKey) {
+    let found = admin.issued.get(prefix);
+    if found.as_ref().is_some_and(|issue| issue.record.kind == CredentialKind::ApiKey) {
         return Err(state("This is an API key, not a token; revoke it as one"));
     }
-    let token = live_token(admin, prefix, now).ok_or_else(|| absent(prefix))?;
-    let ids =
-        if cascade { admin.issued.family(prefix) } else { vec![Arc::clone(&token.record.id)] };
+    let ids = if cascade {
+        // Also when the token itself is over or gone.
+        let family = found.map_or_else(|| prefix.into(), |it| Arc::clone(&it.record.family));
+        admin.issued.below(&[family])
+    } else {
+        let token = live_token(admin, prefix, now);
+        token.iter().map(|token| Arc::clone(&token.record.id)).collect()
+    };
+    if ids.is_empty() {
+        return Err(absent(prefix));
+    }
     take_back(admin, &ids, now).await?;
     tracing::info!(credential = prefix, count = ids.len(), by = %root.principal().identity, "token revoked");
     Ok(ids)
 }
 
-/// The file last: what fails before can be tried again.
-async fn take_back(admin: &Admin, ids: &[Arc<str>], now: Timestamp) -> Result<()> {
+/// The file last: what fails before can be tried again. The caller has its
+/// turn.
+pub(super) async fn take_back(admin: &Admin, ids: &[Arc<str>], now: Timestamp) -> Result<()> {
     let mut in_database = ids.to_vec();
     let mut of_file: Vec<TokenId> = Vec::new();
     if let Tokens::File(_) = &admin.tokens {
@@ -249,9 +289,9 @@ async fn take_back(admin: &Admin, ids: &[Arc<str>], now: Timestamp) -> Result<()
     for id in &in_database {
         admin.issued.change(id, |record| record.revoked_at = record.revoked_at.or(Some(now)));
     }
-    match (&admin.tokens, ids.first()) {
+    match (&admin.tokens, of_file.first()) {
         (Tokens::File(tokens), Some(first)) if !tokens.revoke(admin, &of_file).await? => {
-            Err(absent(first))
+            Err(absent(&first.id))
         }
         (Tokens::File(_) | Tokens::Database, _) => Ok(()),
     }
@@ -261,11 +301,12 @@ async fn take_back(admin: &Admin, ids: &[Arc<str>], now: Timestamp) -> Result<()
 /// family (SE-39).
 pub async fn rotate(
     admin: &Admin,
+    caller: &Caller,
     root: &Root,
     prefix: &str,
     overlap_seconds: u32,
 ) -> Result<Minted> {
-    let _order = admin.order.lock().await;
+    let _turn = admin.turn(caller).await?;
     let old = rotatable(admin, prefix, overlap_seconds)?;
     let scopes = old.record.scopes.clone();
     succeed(admin, root, &old, overlap_seconds, scopes).await
@@ -336,20 +377,26 @@ pub(super) async fn succeed(
 }
 
 /// Takes back every JWT of an issuer, or of one of its subjects, that was
-/// issued until now (SE-47); answers that moment.
+/// issued until now (SE-47), with `cascade` also what they made; answers that
+/// moment and the public ids of what went with them.
 pub async fn revoke_subject(
     admin: &Admin,
+    caller: &Caller,
     root: &Root,
     issuer: String,
     subject: Option<String>,
-) -> Result<Timestamp> {
-    if issuer.is_empty() {
-        return Err(invalid("issuer", "is required, as the tokens name it"));
+    cascade: bool,
+) -> Result<(Timestamp, Vec<Arc<str>>)> {
+    if !admin.issuers.contains(issuer.as_str()) {
+        let known: Vec<&str> = admin.issuers.iter().map(AsRef::as_ref).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let what = format!("is no issuer that this server takes tokens of; there are: {known}");
+        return Err(invalid("issuer", what));
     }
     if subject.as_deref() == Some("") {
         return Err(invalid("subject", "is empty; leave it out to revoke the whole issuer"));
     }
-    let _order = admin.order.lock().await;
+    let _turn = admin.turn(caller).await?;
     let recall = Recall { issuer, subject, until: admin.now() };
     admin.store.recall(&recall).await?;
     let until = recall.until;
@@ -359,8 +406,18 @@ pub async fn revoke_subject(
         by = %root.principal().identity,
         "JWTs revoked"
     );
-    admin.recalls.insert(recall);
-    Ok(until)
+    admin.recalls.insert(recall.clone());
+    if !cascade {
+        return Ok((until, Vec::new()));
+    }
+    let made = admin.issued.made_by(|maker| {
+        maker.source == Source::Idp
+            && *maker.issuer == *recall.issuer
+            && recall.subject.as_deref().is_none_or(|subject| *maker.subject == *subject)
+    });
+    let ids = admin.issued.below(&made);
+    take_back(admin, &ids, until).await?;
+    Ok((until, ids))
 }
 
 fn live_token(admin: &Admin, prefix: &str, now: Timestamp) -> Option<Arc<Issue>> {
@@ -370,8 +427,15 @@ fn live_token(admin: &Admin, prefix: &str, now: Timestamp) -> Option<Arc<Issue>>
         .filter(|issue| issue.record.kind == CredentialKind::Token && issue.is_live(now))
 }
 
+/// What stands in the place of an id may be the secret itself: only what has
+/// the form of an id is said again.
+pub(super) fn shown_id(id: &str) -> &str {
+    let fits = id.len() <= 16 && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if fits { id } else { "what was given is no public id, which has 12 letters and digits" }
+}
+
 fn absent(prefix: &str) -> Error {
-    Refusal::not_found("token", prefix).into()
+    Refusal::not_found("token", shown_id(prefix)).into()
 }
 
 fn state(message: &str) -> Error {

@@ -5,6 +5,7 @@
 //! Not here: making and revoking them (`admin`).
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeSet, HashMap},
     fmt,
     net::IpAddr,
@@ -28,15 +29,17 @@ use crate::{
     storage::{CredentialKind, CredentialRecord, LastUses, PermissionUse},
 };
 
-/// How many ancestors a token has at most.
-const ANCESTORS_MAX: usize = 32;
+/// How many ancestors a credential has at most.
+pub const ANCESTORS_MAX: usize = 32;
 
 /// A credential with the session that it makes.
 pub struct Issue {
     /// As it is kept.
     pub record: CredentialRecord,
     session: Arc<Session>,
-    networks: Vec<Network>,
+    /// Its own networks and those of its ancestors, where they have any: an
+    /// address must lie in each.
+    networks: Vec<Vec<Network>>,
     logged_at: AtomicI64,
     usage: Arc<Usage>,
     /// What its scopes name, whatever its ancestors leave of it.
@@ -55,6 +58,12 @@ impl Issue {
     #[cfg(test)]
     pub(crate) fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// In how many generations its networks are limited.
+    #[must_use]
+    pub fn network_limits(&self) -> usize {
+        self.networks.len()
     }
 
     /// Whether it counts now.
@@ -136,7 +145,7 @@ pub struct Issued {
 struct Index {
     by_id: HashMap<Arc<str>, Arc<Issue>>,
     by_digest: HashMap<[u8; 32], Arc<Issue>>,
-    /// The newest member of each line of rotations.
+    /// The member of each line of rotations that descendants go by.
     newest: HashMap<Arc<str>, Arc<str>>,
     /// What each line of rotations exercised.
     lines: HashMap<Arc<str>, Arc<Line>>,
@@ -161,7 +170,11 @@ impl Issued {
         records.sort_by_key(|record| record.created_at);
         let mut index = self.write();
         *index = Index::default();
-        for record in records {
+        for record in records.clone() {
+            self.put(&mut index, record);
+        }
+        // Again: those that were bounded by what is no more the newest.
+        for record in records.into_iter().filter(|record| record.parent.is_some()) {
             self.put(&mut index, record);
         }
         for PermissionUse { family, permission, at } in uses {
@@ -272,10 +285,7 @@ impl Issued {
         let mut all: Vec<_> =
             index.by_id.values().filter(|issue| issue.record.kind == kind).cloned().collect();
         drop(index);
-        all.sort_by(|a, b| {
-            let place = |issue: &Issue| (issue.record.created_at, Arc::clone(&issue.record.id));
-            place(b).cmp(&place(a))
-        });
+        all.sort_by_key(|issue| (Reverse(issue.record.created_at), Arc::clone(&issue.record.id)));
         all
     }
 
@@ -285,29 +295,32 @@ impl Issued {
         self.read().by_id.values().filter(|issue| issue.is_live(now)).cloned().collect()
     }
 
-    /// A credential with everything that descends from it or was made by it
-    /// and is not revoked yet.
+    /// What was not taken back yet of these lines of rotations, and of all
+    /// that descends from them or was made by them.
     #[must_use]
-    pub fn family(&self, id: &str) -> Vec<Arc<str>> {
+    pub fn below(&self, families: &[Arc<str>]) -> Vec<Arc<str>> {
+        let descends = |record: &CredentialRecord| {
+            record.revoked_at.is_none()
+                && (families.contains(&record.family)
+                    || record.descent.iter().any(|ancestor| families.contains(ancestor)))
+        };
+        self.ids(descends, |record| &record.id)
+    }
+
+    /// The lines of rotations that such a principal made.
+    #[must_use]
+    pub fn made_by(&self, maker: impl Fn(&Identity) -> bool) -> Vec<Arc<str>> {
+        self.ids(|record| maker(&record.created_by), |record| &record.family)
+    }
+
+    fn ids(
+        &self,
+        wanted: impl Fn(&CredentialRecord) -> bool,
+        id: impl Fn(&CredentialRecord) -> &Arc<str>,
+    ) -> Vec<Arc<str>> {
         let index = self.read();
-        let mut found: Vec<Arc<str>> =
-            index.by_id.get(id).map(|one| Arc::clone(&one.record.id)).into_iter().collect();
-        let mut next = 0;
-        while let Some(ancestor) = found.get(next).cloned() {
-            next += 1;
-            let descends = |issue: &&Arc<Issue>| {
-                let record = &issue.record;
-                record.revoked_at.is_none()
-                    && (record.parent.as_deref() == Some(&*ancestor)
-                        || *record.created_with == *ancestor)
-            };
-            for issue in index.by_id.values().filter(descends) {
-                if !found.contains(&issue.record.id) {
-                    found.push(Arc::clone(&issue.record.id));
-                }
-            }
-        }
-        found
+        let records = index.by_id.values().map(|issue| &issue.record);
+        records.filter(|record| wanted(record)).map(|record| Arc::clone(id(record))).collect()
     }
 
     /// When credentials of the database were used since they were taken up,
@@ -416,8 +429,10 @@ impl Issued {
         if record.revoked_at.is_some() {
             session.revoked.cancel();
         }
-        let networks =
-            record.networks.iter().filter_map(|text| Network::parse(text).ok()).collect();
+        let networks = lineage(index, &record)
+            .filter(|record| !record.networks.is_empty())
+            .map(|record| record.networks.iter().filter_map(|it| Network::parse(it).ok()).collect())
+            .collect();
         let issue = Arc::new(Issue {
             session: Arc::new(session),
             networks,
@@ -429,7 +444,7 @@ impl Issued {
         });
         let record = &issue.record;
         let newest = index.newest.get(&record.family).and_then(|id| index.by_id.get(id));
-        if newest.is_none_or(|newest| newest.record.created_at <= record.created_at) {
+        if newest.is_none_or(|newest| precedes(&newest.record, record)) {
             index.newest.insert(Arc::clone(&record.family), Arc::clone(&record.id));
         }
         index.by_digest.insert(record.digest, Arc::clone(&issue));
@@ -472,6 +487,16 @@ impl Issued {
     }
 }
 
+/// Which of two of one line its descendants go by: the one that lives longer,
+/// then the newer one.
+fn precedes(one: &CredentialRecord, other: &CredentialRecord) -> bool {
+    let rank = |record: &CredentialRecord| {
+        let end = record.expires_at.map_or(i64::MAX, Timestamp::micros);
+        (end, record.created_at)
+    };
+    rank(one) <= rank(other)
+}
+
 /// A credential and its ancestors, each as the newest of its rotations.
 fn lineage<'i>(
     index: &'i Index,
@@ -496,8 +521,10 @@ impl Issue {
         if self.record.max_uses.is_some_and(|most| self.uses() >= most) {
             return Err(Fault::UsedUp);
         }
-        let within = |peer: IpAddr| self.networks.iter().any(|network| network.contains(peer));
-        if !self.record.networks.is_empty() && !peer.is_some_and(within) {
+        let within = |peer: IpAddr| {
+            self.networks.iter().all(|one| one.iter().any(|network| network.contains(peer)))
+        };
+        if !self.networks.is_empty() && !peer.is_some_and(within) {
             return Err(Fault::Network);
         }
         self.usage.used(now);

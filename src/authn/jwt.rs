@@ -420,7 +420,7 @@ impl Policy {
             issuer: issuer?.into(),
             subject: subject?.into(),
             not_after: not_after?,
-            issued_at: claims.get("iat").and_then(Value::as_i64).map(Timestamp::from_seconds),
+            issued_at: self.issued_at(claims),
             grants,
             worker_scope,
             unknown_permissions,
@@ -470,15 +470,22 @@ impl Policy {
             faults.push(Fault::ClaimMissing("exp"));
         }
         let not_before = seconds(claims, "nbf", faults);
-        seconds(claims, "iat", faults);
+        let issued = seconds(claims, "iat", faults);
         let not_after = expires.map(|at| Timestamp::from_seconds(at + self.leeway_seconds));
         if not_after.is_some_and(|end| end <= now) {
             faults.push(Fault::Expired);
         }
-        if not_before.is_some_and(|at| Timestamp::from_seconds(at - self.leeway_seconds) > now) {
+        // One from the future would outlive what is taken back now (SE-47).
+        let early = |at: i64| Timestamp::from_seconds(at - self.leeway_seconds) > now;
+        if not_before.is_some_and(early) || issued.is_some_and(early) {
             faults.push(Fault::NotYetValid);
         }
         not_after
+    }
+
+    /// The earliest moment at which the token can have been issued.
+    fn issued_at(&self, claims: &Map<String, Value>) -> Option<Timestamp> {
+        claims.get("iat")?.as_i64().map(|at| Timestamp::from_seconds(at - self.leeway_seconds))
     }
 
     /// What the token lists, and what each rule that fits gives: grants of

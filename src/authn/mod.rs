@@ -45,7 +45,7 @@ use self::{
 };
 pub use self::{
     certificate::ClientCertificate,
-    issued::{Issue, Issued},
+    issued::{ANCESTORS_MAX, Issue, Issued},
     jwks::Ring,
     jwt::Fault,
     pem::PublicKey,
@@ -355,8 +355,9 @@ impl Authenticator {
         &self,
         issue: &Issue,
         store: &dyn storage::CredentialStore,
+        now: Timestamp,
     ) -> storage::Result<bool> {
-        let counted = store.use_credential(&issue.record.id).await?;
+        let counted = store.use_credential(&issue.record.id, now).await?;
         issue.counted(counted);
         Ok(counted)
     }

@@ -106,6 +106,9 @@ pub(super) enum Command {
         /// The subject; every one of the issuer without it
         #[arg(long)]
         subject: Option<String>,
+        /// Also the credentials that they made, and theirs
+        #[arg(long)]
+        cascade: bool,
     },
     /// API keys: create, list, get, revoke, delete
     #[command(subcommand)]
@@ -235,8 +238,8 @@ pub(super) async fn run(
             credentials::rotate(prefix, overlap, connection, format).await
         }
         Command::TightenToken(args) => credentials::tighten(args, connection, format).await,
-        Command::RevokeSubject { issuer, subject } => {
-            credentials::revoke_subject(issuer, subject, connection).await
+        Command::RevokeSubject { issuer, subject, cascade } => {
+            credentials::revoke_subject(issuer, subject, cascade, connection).await
         }
         Command::ApiKey(command) => credentials::key(command, connection, format).await,
         Command::Scan(args) => Box::pin(scan::run(args, connection, format)).await,

@@ -95,6 +95,9 @@ pub(super) enum KeyCommand {
     Revoke {
         /// Its id
         id: String,
+        /// Also the keys that it made, and theirs
+        #[arg(long)]
+        cascade: bool,
     },
     /// Remove a key that was revoked or has expired
     #[command(after_help = "Examples:\n  bailiwick auth api-key delete 0k3v9x2m1q8z")]
@@ -257,13 +260,18 @@ pub(super) async fn revoke(prefix: String, cascade: bool, connection: &Connectio
 pub(super) async fn revoke_subject(
     issuer: String,
     subject: Option<String>,
+    cascade: bool,
     connection: &Connection,
 ) -> Result {
     let client = connection.client().await?;
-    let request = pb::RevokeSubjectRequest { issuer, subject };
+    let request = pb::RevokeSubjectRequest { issuer, subject, cascade };
     let answer = client.auth_admin().revoke_subject(request).await.map_err(root_only)?.into_inner();
     let until = view::times(answer.revoked_before.as_ref()).unwrap_or_default();
-    output::line(format!("revoked what was issued until {until}"))
+    output::line(format!("revoked what was issued until {until}"))?;
+    match answer.revoked.as_slice() {
+        [] => Ok(()),
+        made => output::line(format!("revoked {}", made.join(", "))),
+    }
 }
 
 #[derive(Serialize)]
@@ -474,8 +482,8 @@ pub(super) async fn key(command: KeyCommand, connection: &Connection, format: Fo
             let answer = client.auth_admin().get_api_key(request).await?.into_inner();
             show_keys(answer.api_key.into_iter().map(Key::from).collect(), format)
         }
-        KeyCommand::Revoke { id } => {
-            let request = pb::RevokeApiKeyRequest { id };
+        KeyCommand::Revoke { id, cascade } => {
+            let request = pb::RevokeApiKeyRequest { id, cascade };
             let answer = client.auth_admin().revoke_api_key(request).await?.into_inner();
             show_keys(answer.api_key.into_iter().map(Key::from).collect(), format)
         }

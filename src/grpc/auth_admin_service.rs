@@ -31,7 +31,7 @@ impl auth_admin_service_server::AuthAdminService for AuthAdminService {
         answer(request, |caller, request| async move {
             let root = caller.root(&request)?;
             let asked = request.namespaces.clone();
-            let minted = tokens::mint(&self.admin, &root, request.into()).await?;
+            let minted = tokens::mint(&self.admin, &caller, &root, request.into()).await?;
             Ok(convert::minted(&minted, Some(asked)))
         })
         .await
@@ -70,7 +70,8 @@ impl auth_admin_service_server::AuthAdminService for AuthAdminService {
         answer(request, |caller, request| async move {
             let root = caller.root(&request)?;
             let revoked =
-                tokens::revoke(&self.admin, &root, &request.prefix, request.cascade).await?;
+                tokens::revoke(&self.admin, &caller, &root, &request.prefix, request.cascade)
+                    .await?;
             let revoked = revoked.iter().map(ToString::to_string).collect();
             Ok(pb::RevokeTokenResponse { revoked })
         })
@@ -83,9 +84,14 @@ impl auth_admin_service_server::AuthAdminService for AuthAdminService {
     ) -> Result<Response<pb::RotateTokenResponse>, Status> {
         answer(request, |caller, request| async move {
             let root = caller.root(&request)?;
-            let minted =
-                tokens::rotate(&self.admin, &root, &request.prefix, request.overlap_seconds)
-                    .await?;
+            let minted = tokens::rotate(
+                &self.admin,
+                &caller,
+                &root,
+                &request.prefix,
+                request.overlap_seconds,
+            )
+            .await?;
             Ok(pb::RotateTokenResponse { token: Some(convert::minted(&minted, None)) })
         })
         .await
@@ -100,7 +106,7 @@ impl auth_admin_service_server::AuthAdminService for AuthAdminService {
             let pb::TightenTokenRequest { prefix, overlap_seconds, since_seconds, dry_run } =
                 request;
             let asked = tokens::Tighten { overlap_seconds, since_seconds, dry_run };
-            let tightened = tokens::tighten(&self.admin, &root, &prefix, asked).await?;
+            let tightened = tokens::tighten(&self.admin, &caller, &root, &prefix, asked).await?;
             Ok(tightened.into())
         })
         .await
@@ -112,9 +118,12 @@ impl auth_admin_service_server::AuthAdminService for AuthAdminService {
     ) -> Result<Response<pb::RevokeSubjectResponse>, Status> {
         answer(request, |caller, request| async move {
             let root = caller.root(&request)?;
-            let pb::RevokeSubjectRequest { issuer, subject } = request;
-            let until = tokens::revoke_subject(&self.admin, &root, issuer, subject).await?;
-            Ok(pb::RevokeSubjectResponse { revoked_before: Some(convert::time(until)) })
+            let pb::RevokeSubjectRequest { issuer, subject, cascade } = request;
+            let (until, revoked) =
+                tokens::revoke_subject(&self.admin, &caller, &root, issuer, subject, cascade)
+                    .await?;
+            let revoked = revoked.iter().map(ToString::to_string).collect();
+            Ok(pb::RevokeSubjectResponse { revoked_before: Some(convert::time(until)), revoked })
         })
         .await
     }
@@ -126,7 +135,7 @@ impl auth_admin_service_server::AuthAdminService for AuthAdminService {
         answer(request, |caller, request| async move {
             let (scope, claim) = caller.scoped(&request)?;
             let new = request.try_into()?;
-            let made = api_keys::create(&self.admin, &claim, scope, new).await?;
+            let made = api_keys::create(&self.admin, &caller, &claim, scope, new).await?;
             Ok((&made).into())
         })
         .await
@@ -165,7 +174,8 @@ impl auth_admin_service_server::AuthAdminService for AuthAdminService {
     ) -> Result<Response<pb::RevokeApiKeyResponse>, Status> {
         answer(request, |caller, request| async move {
             let claim = caller.claim(&request)?;
-            let key = api_keys::revoke(&self.admin, &claim, &request.id).await?;
+            let key = api_keys::revoke(&self.admin, &caller, &claim, &request.id, request.cascade)
+                .await?;
             Ok(pb::RevokeApiKeyResponse { api_key: Some((&key).into()) })
         })
         .await
@@ -177,7 +187,7 @@ impl auth_admin_service_server::AuthAdminService for AuthAdminService {
     ) -> Result<Response<pb::DeleteApiKeyResponse>, Status> {
         answer(request, |caller, request| async move {
             let claim = caller.claim(&request)?;
-            api_keys::delete(&self.admin, &claim, &request.id).await?;
+            api_keys::delete(&self.admin, &caller, &claim, &request.id).await?;
             Ok(pb::DeleteApiKeyResponse {})
         })
         .await

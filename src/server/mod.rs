@@ -16,6 +16,7 @@ mod trace;
 pub mod worker_api;
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     net::SocketAddr,
     sync::Arc,
@@ -349,12 +350,21 @@ async fn admin(
         recalls: Arc::clone(authenticator.recalls()),
         configured: authenticator.configured_keys(),
         foreign: foreign.clone(),
+        issuers: issuers(&settings.auth.mode),
+        auth_on: !matches!(settings.auth.mode, Mode::Off),
         clock,
         unused_after_days: settings.auth.disable_unused_after_days,
         order: tokio::sync::Mutex::default(),
     };
     admin.load().await.map_err(Error::Credentials)?;
     Ok(Arc::new(admin))
+}
+
+fn issuers(mode: &Mode) -> BTreeSet<Arc<str>> {
+    match mode {
+        Mode::Off => BTreeSet::new(),
+        Mode::On(known) => known.issuers.iter().map(|jwt| Arc::clone(&jwt.issuer)).collect(),
+    }
 }
 
 fn lease_terms(settings: &Settings) -> LeaseTerms {

@@ -134,7 +134,7 @@ impl Stack {
         let evidence = Evidence {
             headers: request.headers(),
             certificate: request.extensions().get::<ClientCertificate>(),
-            peer: Some(peer::client(peer.ip(), request.headers(), &self.trusted_proxies)),
+            peer: peer::client(peer.ip(), request.headers(), &self.trusted_proxies),
         };
         let caller = match self.gate.enter(&rule, evidence, id).await {
             Ok(caller) => caller,

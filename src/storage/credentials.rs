@@ -61,6 +61,9 @@ pub struct CredentialRecord {
     pub parent: Option<Arc<str>>,
     /// The id of the first token of its line of rotations.
     pub family: Arc<str>,
+    /// The lines of rotations that it descends from: its parent's, its
+    /// maker's, and theirs. They stand here though those may be gone.
+    pub descent: Vec<Arc<str>>,
     /// When it was taken back.
     pub revoked_at: Option<Timestamp>,
     /// When it was last used.
@@ -108,13 +111,14 @@ pub struct Recall {
 /// Credentials.
 #[async_trait]
 pub trait CredentialStore: Send + Sync {
-    /// Keeps a new one; false when its id or digest is taken. With a
-    /// predecessor, that one ends at the given moment in the same step.
+    /// Keeps a new one; answers how many uses it has had, none when its id or
+    /// digest is taken. With a predecessor, that one ends at the given moment
+    /// in the same step, and its uses are taken over.
     async fn add_credential(
         &self,
         record: CredentialRecord,
         replaces: Option<(Arc<str>, Timestamp)>,
-    ) -> Result<bool>;
+    ) -> Result<Option<u32>>;
 
     /// All of them, also those that were taken back.
     async fn credentials(&self) -> Result<Vec<CredentialRecord>>;
@@ -126,8 +130,9 @@ pub trait CredentialStore: Send + Sync {
     /// not there.
     async fn delete_credential(&self, id: &str) -> Result<bool>;
 
-    /// Counts one use; false when it has none left, is revoked or unknown.
-    async fn use_credential(&self, id: &str) -> Result<bool>;
+    /// Counts one use; false when it has none left, is revoked, over by `now`
+    /// or unknown.
+    async fn use_credential(&self, id: &str, now: Timestamp) -> Result<bool>;
 
     /// Writes down when credentials were last used, and for what. A moment
     /// only moves on; what belongs to no credential is dropped.

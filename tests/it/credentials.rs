@@ -548,7 +548,7 @@ async fn dk_31_to_35_47_the_command_line_shows_a_secret_once() {
     assert!(run(&["auth", "api-key", "revoke", id]).await.1.contains("revoked"));
     assert_eq!(run(&["auth", "api-key", "delete", id]).await.0, 0);
     assert_eq!(run(&["auth", "api-key", "get", id]).await.0, 1);
-    assert_eq!(run(&["auth", "revoke-subject", "--issuer", "somebody"]).await.0, 0);
+    assert_eq!(run(&["auth", "revoke-subject", "--issuer", "bailiwick"]).await.0, 0);
     assert_eq!(run(&["auth", "whoami"]).await.0, 0);
 }
 

@@ -22,6 +22,8 @@ mod credentials;
 #[cfg(test)]
 mod deploy;
 #[cfg(test)]
+mod descent;
+#[cfg(test)]
 mod docs;
 #[cfg(test)]
 mod durability;

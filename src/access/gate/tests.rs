@@ -365,6 +365,7 @@ fn gate_with_token() -> (Gate, Arc<HeldClock>, HeaderMap) {
         uses: 0,
         parent: None,
         family: secret.id(),
+        descent: Vec::new(),
         revoked_at: None,
         last_used_at: None,
     });

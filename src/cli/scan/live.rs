@@ -150,6 +150,6 @@ async fn take_back(own: &Client, id: &str, cascade: bool) -> Result {
         Err(error) => return Err(error.into()),
     }
     admin.get_api_key(pb::GetApiKeyRequest { id: id.to_owned() }).await?;
-    admin.revoke_api_key(pb::RevokeApiKeyRequest { id: id.to_owned() }).await?;
+    admin.revoke_api_key(pb::RevokeApiKeyRequest { id: id.to_owned(), cascade }).await?;
     Ok(())
 }

@@ -113,6 +113,9 @@ impl From<&Shown> for pb::Token {
     }
 }
 
+/// The end of the year 9999, the last that RFC 3339 can write.
+const LAST_SECOND: i64 = 253_402_300_799;
+
 impl TryFrom<pb::CreateApiKeyRequest> for NewKey {
     type Error = Refusal;
 
@@ -123,6 +126,7 @@ impl TryFrom<pb::CreateApiKeyRequest> for NewKey {
             let micros = at
                 .seconds
                 .checked_mul(1_000_000)
+                .filter(|_| at.seconds <= LAST_SECOND)
                 .filter(|_| (0..1_000_000_000).contains(&at.nanos));
             micros
                 .map(|micros| Timestamp::from_micros(micros + i64::from(at.nanos) / 1_000))

@@ -115,6 +115,8 @@ fn admin(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Admin> {
         recalls: Arc::clone(authenticator.recalls()),
         configured: Vec::new(),
         foreign: BTreeSet::new(),
+        issuers: BTreeSet::new(),
+        auth_on: false,
         clock,
         unused_after_days: None,
         order: tokio::sync::Mutex::default(),

@@ -94,6 +94,7 @@ macro_rules! suite {
             credentials::a_credential_reads_back_after_a_restart
             credentials::a_successor_ends_its_predecessor
             credentials::uses_are_counted_to_the_last
+            credentials::a_successor_takes_the_uses_over
             credentials::last_uses_of_permissions_only_move_on
             credentials::what_is_revoked_stays_so
             credentials::recalls_only_move_on

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde::Serialize;
 
 use super::{Sqlite, error::damaged, row, writer::Operation};
 use crate::{
@@ -15,13 +16,13 @@ use crate::{
 
 const COLUMNS: &str = "id, digest, kind, name, scopes, namespaces, networks, created_by, \
                        created_with, created_at, expires_at, max_uses, uses, parent, family, \
-                       revoked_at, last_used_at";
+                       revoked_at, last_used_at, descent";
 
 fn list(found: &Row<'_>, column: usize) -> Result<Vec<String>> {
     serde_json::from_str(&row::text(found, column)?).map_err(|_| damaged("a credential's list"))
 }
 
-fn list_text(list: &[String]) -> Result<String> {
+fn list_text<T: Serialize>(list: &[T]) -> Result<String> {
     serde_json::to_string(list).map_err(|_| damaged("a credential's list"))
 }
 
@@ -49,6 +50,7 @@ fn read(found: &Row<'_>) -> Result<CredentialRecord> {
         family: row::text(found, 14)?,
         revoked_at: row::time_if_any(found, 15)?,
         last_used_at: row::time_if_any(found, 16)?,
+        descent: list(found, 17)?.into_iter().map(Into::into).collect(),
     })
 }
 
@@ -56,11 +58,17 @@ fn add(
     operation: &mut Operation<'_>,
     record: &CredentialRecord,
     replaces: Option<&(Arc<str>, Timestamp)>,
-) -> Result<bool> {
+) -> Result<Option<u32>> {
     let conn = operation.conn;
+    let mut uses = record.uses;
+    if let Some((old, _)) = replaces {
+        let mut select = conn.prepare_cached("SELECT uses FROM credential WHERE id = ?1")?;
+        uses = select.query_row([&**old], |found| found.get(0)).optional()?.unwrap_or(uses);
+    }
+    let descent: Vec<&str> = record.descent.iter().map(AsRef::as_ref).collect();
     let mut insert = conn.prepare_cached(&format!(
         "INSERT INTO credential ({COLUMNS}) VALUES \
-         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) \
+         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18) \
          ON CONFLICT DO NOTHING"
     ))?;
     let added = insert.execute(params![
@@ -76,11 +84,12 @@ fn add(
         record.created_at.micros(),
         record.expires_at.map(Timestamp::micros),
         record.max_uses,
-        record.uses,
+        uses,
         record.parent.as_deref(),
         &*record.family,
         record.revoked_at.map(Timestamp::micros),
         record.last_used_at.map(Timestamp::micros),
+        list_text(&descent)?,
     ])? == 1;
     if let (true, Some((id, end))) = (added, replaces) {
         // Never longer than before.
@@ -89,7 +98,7 @@ fn add(
         )?
         .execute((&**id, end.micros()))?;
     }
-    Ok(added)
+    Ok(added.then_some(uses))
 }
 
 fn revoke(operation: &mut Operation<'_>, ids: &[Arc<str>], now: Timestamp) -> Result<()> {
@@ -175,7 +184,7 @@ impl CredentialStore for Sqlite {
         &self,
         record: CredentialRecord,
         replaces: Option<(Arc<str>, Timestamp)>,
-    ) -> Result<bool> {
+    ) -> Result<Option<u32>> {
         self.write(move |operation| add(operation, &record, replaces.as_ref())).await
     }
 
@@ -202,14 +211,15 @@ impl CredentialStore for Sqlite {
         self.write(move |operation| delete(operation, &id)).await
     }
 
-    async fn use_credential(&self, id: &str) -> Result<bool> {
+    async fn use_credential(&self, id: &str, now: Timestamp) -> Result<bool> {
         let id = id.to_owned();
         self.write(move |operation| {
             let mut update = operation.conn.prepare_cached(
                 "UPDATE credential SET uses = uses + 1 \
-                 WHERE id = ?1 AND revoked_at IS NULL AND uses < max_uses",
+                 WHERE id = ?1 AND revoked_at IS NULL AND uses < max_uses \
+                 AND coalesce(expires_at, ?2 + 1) > ?2",
             )?;
-            Ok(update.execute([&id])? == 1)
+            Ok(update.execute((&id, now.micros()))? == 1)
         })
         .await
     }

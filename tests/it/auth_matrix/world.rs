@@ -254,7 +254,7 @@ impl World {
             "RevokeApiKey" if succeeds => (String::new(), self.fresh_key().await),
             "DeleteApiKey" if succeeds => {
                 let id = self.fresh_key().await;
-                let request = pb::RevokeApiKeyRequest { id: id.clone() };
+                let request = pb::RevokeApiKeyRequest { id: id.clone(), cascade: false };
                 self.root.auth_admin().revoke_api_key(request).await.unwrap();
                 (String::new(), id)
             }
@@ -264,7 +264,7 @@ impl World {
             "MintToken" => json!({"scopes": ["tasks:read"]}),
             "GetToken" | "RevokeToken" | "RotateToken" => json!({"prefix": token}),
             "TightenToken" => json!({"prefix": token, "dry_run": true}),
-            "RevokeSubject" => json!({"issuer": "nobody", "subject": "matrix"}),
+            "RevokeSubject" => json!({"issuer": "bailiwick", "subject": "matrix"}),
             "CreateApiKey" => json!({
                 "name": "matrix", "scopes": ["api_keys:admin"], "namespaces": [NAMESPACE],
             }),

@@ -16,6 +16,7 @@ CREATE TABLE credential (
     uses         INTEGER NOT NULL,
     parent       TEXT,
     family       TEXT NOT NULL,
+    descent      TEXT NOT NULL, -- JSON
     revoked_at   INTEGER,
     last_used_at INTEGER
 ) WITHOUT ROWID;

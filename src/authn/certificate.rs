@@ -33,6 +33,8 @@ pub struct ClientCertificate(Arc<Shown>);
 #[derive(Debug)]
 struct Shown {
     name: Result<Named, Fault>,
+    /// What the authorities may name that its chain ends in.
+    trust_domains: Vec<Arc<str>>,
     credential_id: Arc<str>,
     /// Whether it was accepted on this connection before.
     known: AtomicBool,
@@ -46,11 +48,13 @@ struct Named {
 }
 
 impl ClientCertificate {
-    /// Of these bytes, whose signature the handshake has checked.
+    /// Of these bytes, whose signature the handshake has checked; its chain
+    /// ends in authorities that may name these trust domains.
     #[must_use]
-    pub fn new(der: &[u8]) -> Self {
+    pub fn new(der: &[u8], trust_domains: Vec<Arc<str>>) -> Self {
         Self(Arc::new(Shown {
             name: named(der).map_err(Fault::Certificate),
+            trust_domains,
             credential_id: secret::id_of_stranger(&Sha256::digest(der).into()),
             known: AtomicBool::new(false),
         }))
@@ -87,16 +91,12 @@ fn named(der: &[u8]) -> Result<Named, &'static str> {
 pub(super) struct Mapping {
     /// By SPIFFE ID; a last segment `*` stands for any one, and is in no ID.
     rules: HashMap<Arc<str>, CertificateRule>,
-    trust_domains: Vec<String>,
 }
 
 impl Mapping {
     pub(super) fn new(certificates: &Certificates) -> Self {
         let rules = &certificates.rules;
-        Self {
-            rules: rules.iter().map(|rule| (Arc::clone(&rule.spiffe), rule.clone())).collect(),
-            trust_domains: certificates.trust_domains.clone(),
-        }
+        Self { rules: rules.iter().map(|rule| (Arc::clone(&rule.spiffe), rule.clone())).collect() }
     }
 
     /// The principal of a certificate; one without a rule is nobody.
@@ -111,8 +111,10 @@ impl Mapping {
             |fault: Fault| Rejected { why: fault.why(), method: Method::Certificate, fault };
         let named = shown.name.as_ref().map_err(|fault| rejected(fault.clone()))?;
         let domain = spiffe_trust_domain(&named.uri).unwrap_or_default();
-        if !self.trust_domains.is_empty() && !self.trust_domains.iter().any(|own| own == domain) {
-            return Err(rejected(Fault::Certificate("its trust domain is another one")));
+        // Any authority can sign any name.
+        if !shown.trust_domains.iter().any(|own| **own == *domain) {
+            let problem = "its authority may not name its trust domain";
+            return Err(rejected(Fault::Certificate(problem)));
         }
         // A connection outlives its handshake.
         if now >= named.not_after {
@@ -170,7 +172,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
 
-    fn certificate(uris: &[&str]) -> ClientCertificate {
+    fn certificate(uris: &[&str], trust_domains: &[&str]) -> ClientCertificate {
         let mut params = CertificateParams::default();
         params.not_before = rcgen::date_time_ymd(2026, 1, 1);
         params.not_after = rcgen::date_time_ymd(2028, 1, 1);
@@ -178,10 +180,11 @@ mod tests {
         for uri in uris {
             params.subject_alt_names.push(SanType::URI((*uri).try_into().unwrap()));
         }
-        ClientCertificate::new(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der())
+        let cert = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        ClientCertificate::new(cert.der(), trust_domains.iter().copied().map(Arc::from).collect())
     }
 
-    fn mapping(spiffes: &[&str], trust_domains: &[&str]) -> Mapping {
+    fn mapping(spiffes: &[&str]) -> Mapping {
         let mut permissions = PermissionSet::empty();
         assert!(permissions.add("*", &BTreeSet::new()));
         let rule = |spiffe: &&str| CertificateRule {
@@ -189,20 +192,25 @@ mod tests {
             permissions: permissions.clone(),
             scope: Scope::Everything,
         };
-        Mapping::new(&Certificates {
-            rules: spiffes.iter().map(rule).collect(),
-            trust_domains: trust_domains.iter().map(|domain| (*domain).to_owned()).collect(),
-        })
+        Mapping::new(&Certificates { rules: spiffes.iter().map(rule).collect() })
     }
 
     fn accept(mapping: &Mapping, uris: &[&str]) -> Result<Arc<Principal>, Unauthenticated> {
-        let accepted = mapping.accept(&certificate(uris), NOW, &CancellationToken::new());
+        let shown = certificate(uris, &["shop.example"]);
+        accept_shown(mapping, &shown)
+    }
+
+    fn accept_shown(
+        mapping: &Mapping,
+        shown: &ClientCertificate,
+    ) -> Result<Arc<Principal>, Unauthenticated> {
+        let accepted = mapping.accept(shown, NOW, &CancellationToken::new());
         accepted.map(|accepted| Arc::clone(&accepted.session.principal)).map_err(|no| no.why)
     }
 
     #[test]
     fn se_46_one_mapped_uri_is_a_principal_and_never_root() {
-        let mapping = mapping(&["spiffe://shop.example/worker"], &[]);
+        let mapping = mapping(&["spiffe://shop.example/worker"]);
         let principal = accept(&mapping, &["spiffe://shop.example/worker"]).unwrap();
         assert_eq!(&*principal.identity.subject, "spiffe://shop.example/worker");
         assert_eq!(principal.identity.source, Source::Certificate);
@@ -225,7 +233,7 @@ mod tests {
 
     #[test]
     fn se_46_a_star_is_one_whole_segment() {
-        let mapping = mapping(&["spiffe://shop.example/workers/*"], &[]);
+        let mapping = mapping(&["spiffe://shop.example/workers/*"]);
         assert!(accept(&mapping, &["spiffe://shop.example/workers/a"]).is_ok());
         for bad in ["workers", "workers/a/b", "workersa/b", "other/a", "workers/*"] {
             let uri = format!("spiffe://shop.example/{bad}");
@@ -234,17 +242,27 @@ mod tests {
     }
 
     #[test]
-    fn se_46_other_trust_domains_are_refused() {
-        let rules = ["spiffe://shop.example/a", "spiffe://other.example/a"];
-        let mapping = mapping(&rules, &["shop.example"]);
-        assert!(accept(&mapping, &["spiffe://shop.example/a"]).is_ok());
-        assert!(accept(&mapping, &["spiffe://other.example/a"]).is_err());
+    fn se_46_an_authority_names_its_own_trust_domains_alone() {
+        let (own, other) = ("spiffe://shop.example/a", "spiffe://other.example/a");
+        let mapping = mapping(&[own, other]);
+        for (uri, trust_domains, good) in [
+            (own, &["shop.example"][..], true),
+            (other, &["shop.example"], false),
+            (other, &["other.example"], true),
+            (own, &["other.example"], false),
+            (own, &["other.example", "shop.example"], true),
+            (own, &["shop", "shop.example.evil", "Shop.example", ""], false),
+            (own, &[], false),
+        ] {
+            let shown = certificate(&[uri], trust_domains);
+            assert_eq!(accept_shown(&mapping, &shown).is_ok(), good, "{uri} {trust_domains:?}");
+        }
     }
 
     #[test]
     fn se_46_a_certificate_ends_while_its_connection_lives() {
-        let mapping = mapping(&["spiffe://shop.example/a"], &[]);
-        let shown = certificate(&["spiffe://shop.example/a"]);
+        let mapping = mapping(&["spiffe://shop.example/a"]);
+        let shown = certificate(&["spiffe://shop.example/a"], &["shop.example"]);
         let at = |seconds| {
             let now = Timestamp::from_seconds(seconds);
             mapping.accept(&shown, now, &CancellationToken::new()).map_err(|no| no.why)

@@ -22,7 +22,7 @@ pub use auth::{Algorithm, ApiKey, Auth, Credentials, DOCUMENTED_KEYS, Mode, Toke
 pub use issuers::{Authorities, ClaimRule, Jwks, Jwt, Keys, Pattern, Place, Roles};
 pub use limits::{OwnRate, Rate, Rates};
 use thiserror::Error;
-pub use tls::{CertificateRule, Certificates, Tls, spiffe_trust_domain};
+pub use tls::{CertificateRule, Certificates, ClientAuthority, Tls, spiffe_trust_domain};
 
 use crate::domain::Network;
 
@@ -202,7 +202,7 @@ impl Settings {
         let mut warnings = Vec::new();
         let extra = auth::extra_permissions(&raw.auth.extra_permissions)?;
         let certificates = tls::certificates(&raw.server, &raw.auth, &extra)?;
-        let server = server(raw.server, &base)?;
+        let server = server(raw.server, &certificates, &base)?;
         let mut auth = auth::auth(&raw.auth, &base, Reach::of(&server), &mut warnings)?;
         if let Mode::On(credentials) = &mut auth.mode {
             credentials.certificates = certificates;
@@ -254,9 +254,9 @@ impl Reach {
     }
 }
 
-fn server(raw: raw::Server, base: &Path) -> Result<Server, Error> {
+fn server(raw: raw::Server, certificates: &Certificates, base: &Path) -> Result<Server, Error> {
     Ok(Server {
-        tls: tls::tls(&raw, base)?,
+        tls: tls::tls(&raw, certificates, base)?,
         grpc_listen: listen("server.grpc_listen", &raw.grpc_listen)?,
         http_listen: listen("server.http_listen", &raw.http_listen)?,
         config_endpoint_enabled: raw.config_endpoint_enabled,

@@ -30,6 +30,7 @@ pub(super) struct Server {
     pub(super) tls_key: Option<String>,
     pub(super) client_ca: Option<String>,
     pub(super) client_trust_domains: Vec<String>,
+    pub(super) client_authorities: Vec<ClientAuthority>,
 }
 
 impl Default for Server {
@@ -46,8 +47,16 @@ impl Default for Server {
             tls_key: None,
             client_ca: None,
             client_trust_domains: Vec::new(),
+            client_authorities: Vec::new(),
         }
     }
+}
+
+/// One of `[[server.client_authorities]]`.
+#[derive(Deserialize)]
+pub(super) struct ClientAuthority {
+    pub(super) ca: String,
+    pub(super) trust_domains: Vec<String>,
 }
 
 #[derive(Deserialize)]

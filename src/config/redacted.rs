@@ -4,7 +4,10 @@ use std::num::NonZeroU32;
 
 use serde_json::{Value, json};
 
-use super::{Auth, Jwt, Keys, LogFormat, Mode, OwnRate, Rates, Settings, Storage, TokenStore};
+use super::{
+    Auth, ClientAuthority, Jwt, Keys, LogFormat, Mode, OwnRate, Rates, Settings, Storage,
+    TokenStore,
+};
 
 pub(super) fn redacted(settings: &Settings) -> Value {
     let Settings { server, storage, auth, limits, telemetry, warnings: _ } = settings;
@@ -18,7 +21,9 @@ pub(super) fn redacted(settings: &Settings) -> Value {
             "public_url": server.public_url,
             "shutdown_grace_seconds": server.shutdown_grace.as_secs(),
             "tls": server.tls.is_some(),
-            "client_certificates": server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
+            "client_certificates": server.tls.as_ref().is_some_and(|tls| !tls.clients.is_empty()),
+            "client_authorities": server.tls.iter().flat_map(|tls| &tls.clients)
+                .map(redacted_authority).collect::<Vec<_>>(),
         },
         "storage": { "engine": match storage { Storage::Sqlite(_) => "sqlite" } },
         "auth": redacted_auth(auth),
@@ -49,6 +54,12 @@ pub(super) fn redacted(settings: &Settings) -> Value {
         shown.insert("trusted_proxies".to_owned(), proxies.collect());
     }
     shown
+}
+
+/// Where the files are is nobody's concern.
+fn redacted_authority(authority: &ClientAuthority) -> Value {
+    let names: Vec<&str> = authority.trust_domains.iter().map(AsRef::as_ref).collect();
+    json!({ "trust_domains": names })
 }
 
 /// What is in force, under the names of the settings; 0 is off.

@@ -104,7 +104,13 @@ fn check_key(table: &str, key: &str, value: &Value) -> Result<(), Error> {
         ("auth", "claim_rules") => {
             check_list::<raw::ClaimRule>(&full, value, &["issuer", "claims", "permissions"])
         }
+        ("auth", "certificates") => {
+            check_list::<raw::CertificateRule>(&full, value, &["spiffe", "permissions"])
+        }
         ("auth", "roles") => check_roles(&full, value),
+        ("server", "client_authorities") => {
+            check_list::<raw::ClientAuthority>(&full, value, &["ca", "trust_domains"])
+        }
         _ => Ok(()),
     }
 }

@@ -20,8 +20,22 @@ pub struct Tls {
     pub cert: PathBuf,
     /// The certificate's private key.
     pub key: PathBuf,
-    /// The authorities of client certificates; without it none are asked for.
-    pub client_ca: Option<PathBuf>,
+    /// The authorities of client certificates; without one none are asked for.
+    pub clients: Vec<ClientAuthority>,
+}
+
+/// Whose certificates count, and for which names (SE-46).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAuthority {
+    /// The setting that names the file.
+    pub setting: &'static str,
+    /// Its certificates, PEM.
+    pub ca: PathBuf,
+    /// The trust domains that it may name, and no other may for it.
+    pub trust_domains: BTreeSet<Arc<str>>,
+    /// Whether several authorities of the file may all name several trust
+    /// domains: only where the settings have put these side by side.
+    pub shared: bool,
 }
 
 /// Whom the certificates of clients make (SE-46).
@@ -29,8 +43,6 @@ pub struct Tls {
 pub struct Certificates {
     /// The principals.
     pub rules: Vec<CertificateRule>,
-    /// The only trust domains that count; any when there are none.
-    pub trust_domains: Vec<String>,
 }
 
 /// One of `[[auth.certificates]]`.
@@ -44,58 +56,128 @@ pub struct CertificateRule {
     pub scope: Scope,
 }
 
-/// `[server] tls_cert`, `tls_key` and `client_ca`.
-pub(super) fn tls(raw: &raw::Server, base: &Path) -> Result<Option<Tls>, Error> {
+/// `[server] tls_cert`, `tls_key` and the authorities of clients.
+pub(super) fn tls(
+    raw: &raw::Server,
+    certificates: &Certificates,
+    base: &Path,
+) -> Result<Option<Tls>, Error> {
     let file = |path: &Option<String>| given(path.clone()).map(|path| base.join(path));
-    let client_ca = file(&raw.client_ca);
-    if client_ca.is_none() && !raw.client_trust_domains.is_empty() {
-        return Err(Error::invalid(
-            "server.client_trust_domains",
-            "is of no use without `server.client_ca`",
-        ));
-    }
+    let clients = clients(raw, certificates, base)?;
     match (file(&raw.tls_cert), file(&raw.tls_key)) {
-        (Some(cert), Some(key)) => Ok(Some(Tls { cert, key, client_ca })),
+        (Some(cert), Some(key)) => Ok(Some(Tls { cert, key, clients })),
         (Some(_), None) => {
             Err(Error::invalid("server.tls_key", "is required with `server.tls_cert`"))
         }
         (None, Some(_)) => {
             Err(Error::invalid("server.tls_cert", "is required with `server.tls_key`"))
         }
-        (None, None) if client_ca.is_some() => Err(Error::invalid(
-            "server.client_ca",
-            "needs `server.tls_cert` and `server.tls_key`: without TLS nobody shows a certificate",
-        )),
-        (None, None) => Ok(None),
+        (None, None) => clients.first().map_or(Ok(None), |authority| {
+            Err(Error::invalid(
+                authority.setting,
+                "needs `server.tls_cert` and `server.tls_key`: without TLS nobody shows a \
+                 certificate",
+            ))
+        }),
     }
 }
 
-/// `[[auth.certificates]]` and `[server] client_trust_domains`.
+const CLIENT_CA: &str = "server.client_ca";
+const CLIENT_TRUST_DOMAINS: &str = "server.client_trust_domains";
+const CLIENT_AUTHORITIES: &str = "server.client_authorities";
+
+/// `client_authorities`, or its short form for one authority, `client_ca` with
+/// `client_trust_domains`.
+fn clients(
+    raw: &raw::Server,
+    certificates: &Certificates,
+    base: &Path,
+) -> Result<Vec<ClientAuthority>, Error> {
+    let short = given(raw.client_ca.clone());
+    if short.is_some() && !raw.client_authorities.is_empty() {
+        return Err(Error::invalid(
+            CLIENT_AUTHORITIES,
+            "takes the place of `server.client_ca`; make that one of its entries",
+        ));
+    }
+    if short.is_none() && !raw.client_trust_domains.is_empty() {
+        return Err(Error::invalid(
+            CLIENT_TRUST_DOMAINS,
+            "is of no use without `server.client_ca`",
+        ));
+    }
+    if let Some(ca) = short {
+        // Without a list those count that have a rule: others are nobody.
+        let ruled = certificates.rules.iter().filter_map(|rule| {
+            let exact = exact(&rule.spiffe);
+            spiffe_trust_domain(&exact).map(Arc::from)
+        });
+        let trust_domains = match raw.client_trust_domains.as_slice() {
+            [] => ruled.collect(),
+            listed => listed.iter().map(|domain| domain.as_str().into()).collect(),
+        };
+        let ca = base.join(ca);
+        return Ok(vec![ClientAuthority { setting: CLIENT_CA, ca, trust_domains, shared: false }]);
+    }
+    let mut authorities = Vec::with_capacity(raw.client_authorities.len());
+    for (entry, number) in raw.client_authorities.iter().zip(1_usize..) {
+        let problem = if entry.ca.trim().is_empty() {
+            "`ca` must be a PEM file"
+        } else if entry.trust_domains.is_empty() {
+            "`trust_domains` must list those that this authority may name"
+        } else {
+            authorities.push(ClientAuthority {
+                setting: CLIENT_AUTHORITIES,
+                ca: base.join(&entry.ca),
+                trust_domains: entry
+                    .trust_domains
+                    .iter()
+                    .map(|name| name.as_str().into())
+                    .collect(),
+                shared: true,
+            });
+            continue;
+        };
+        return Err(Error::invalid(format!("{CLIENT_AUTHORITIES} #{number}"), problem));
+    }
+    Ok(authorities)
+}
+
+/// `[[auth.certificates]]`, and the trust domains of `[server]`.
 pub(super) fn certificates(
     server: &raw::Server,
     auth: &raw::Auth,
     extra: &BTreeSet<Arc<str>>,
 ) -> Result<Certificates, Error> {
-    for domain in &server.client_trust_domains {
+    let entries = server.client_authorities.iter().zip(1_usize..).flat_map(|(entry, number)| {
+        let place = format!("{CLIENT_AUTHORITIES} #{number}");
+        entry.trust_domains.iter().map(move |domain| (place.clone(), domain))
+    });
+    let short = server.client_trust_domains.iter();
+    let mut trust_domains = Vec::new();
+    for (place, domain) in short.map(|name| (CLIENT_TRUST_DOMAINS.to_owned(), name)).chain(entries)
+    {
         if !is_trust_domain(domain) {
-            return Err(Error::invalid(
-                "server.client_trust_domains",
-                format!("`{}` is no trust domain, as shop.example", domain.escape_debug()),
-            ));
+            let problem =
+                format!("`{}` is no trust domain, as shop.example", domain.escape_debug());
+            return Err(Error::invalid(place, problem));
         }
+        trust_domains.push(domain.as_str());
     }
-    let trust_domains = server.client_trust_domains.clone();
-    if !auth.certificates.is_empty() && given(server.client_ca.clone()).is_none() {
+    let authority = given(server.client_ca.clone()).is_some();
+    if !auth.certificates.is_empty() && !authority && server.client_authorities.is_empty() {
         return Err(Error::invalid(
             "auth.certificates",
-            "needs `server.client_ca`, the authority of these certificates",
+            "needs `server.client_ca` or `server.client_authorities`, the authority of these \
+             certificates",
         ));
     }
+    let list = if authority { CLIENT_TRUST_DOMAINS } else { CLIENT_AUTHORITIES };
     let mut places: BTreeMap<&str, usize> = BTreeMap::new();
     let mut rules = Vec::with_capacity(auth.certificates.len());
     for (entry, number) in auth.certificates.iter().zip(1_usize..) {
         let place = || format!("auth.certificates #{number} ({})", entry.spiffe.escape_debug());
-        let rule = rule(entry, &trust_domains, extra)
+        let rule = rule(entry, list, &trust_domains, extra)
             .map_err(|problem| Error::invalid(place(), problem))?;
         if let Some(other) = places.insert(&entry.spiffe, number) {
             let problem = format!("has the same `spiffe` as #{other}");
@@ -103,19 +185,25 @@ pub(super) fn certificates(
         }
         rules.push(rule);
     }
-    Ok(Certificates { rules, trust_domains })
+    Ok(Certificates { rules })
+}
+
+/// A rule's SPIFFE ID with any word in the place of its `*`: whether the rest is
+/// well formed.
+fn exact(spiffe: &str) -> String {
+    match spiffe.strip_suffix("/*") {
+        Some(parent) => format!("{parent}/any"),
+        None => spiffe.to_owned(),
+    }
 }
 
 fn rule(
     entry: &raw::CertificateRule,
-    trust_domains: &[String],
+    list: &str,
+    trust_domains: &[&str],
     extra: &BTreeSet<Arc<str>>,
 ) -> Result<CertificateRule, String> {
-    let exact = match entry.spiffe.strip_suffix("/*") {
-        // Any word in its place: whether the rest is well formed.
-        Some(parent) => format!("{parent}/any"),
-        None => entry.spiffe.clone(),
-    };
+    let exact = exact(&entry.spiffe);
     let Some(domain) = spiffe_trust_domain(&exact) else {
         return Err(
             "`spiffe` must be spiffe://TRUST-DOMAIN/PATH; only its whole last segment may \
@@ -123,8 +211,8 @@ fn rule(
                 .to_owned(),
         );
     };
-    if !trust_domains.is_empty() && !trust_domains.iter().any(|known| known == domain) {
-        return Err(format!("`server.client_trust_domains` does not list `{domain}`"));
+    if !trust_domains.is_empty() && !trust_domains.contains(&domain) {
+        return Err(format!("`{list}` does not list `{domain}`"));
     }
     let mut permissions = PermissionSet::empty();
     for name in &entry.permissions {

@@ -203,8 +203,7 @@ async fn secured(
         Err(_) => return,
     };
     let session = stream.get_ref().1;
-    let shown = session.peer_certificates().and_then(<[_]>::first);
-    let certificate = shown.map(|shown| ClientCertificate::new(shown));
+    let certificate = session.peer_certificates().and_then(|chain| current.certificate(chain));
     let http2 = session.alpn_protocol() == Some(b"h2");
     // Ends with the server, or when other authorities count.
     let end = shutdown.child_token();

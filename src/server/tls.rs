@@ -2,6 +2,7 @@
 //! authorities, read at start and again whenever the files change.
 
 use std::{
+    collections::{BTreeSet, HashSet},
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
@@ -11,7 +12,7 @@ use std::{
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, pem, pem::PemObject as _},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::CertifiedKey,
 };
@@ -19,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error as ThisError;
 use tokio_util::sync::CancellationToken;
 
-use crate::config;
+use crate::{authn::ClientCertificate, config};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -61,15 +62,26 @@ pub(super) struct Current {
     /// Cancelled when the authorities of clients are others: who was let in
     /// by the old ones must come again.
     pub(super) replaced: CancellationToken,
-    authorities: Option<[u8; 32]>,
+    authorities: Arc<[Authority]>,
+    authorities_digest: [u8; 32],
     digest: [u8; 32],
+}
+
+type Verifier = Arc<dyn ClientCertVerifier>;
+
+/// Authorities of clients that may name the same trust domains.
+#[derive(Debug)]
+struct Authority {
+    verifier: Verifier,
+    trust_domains: BTreeSet<Arc<str>>,
 }
 
 /// The contents of the files.
 struct Contents {
     cert: Vec<u8>,
     key: zeroize::Zeroizing<Vec<u8>>,
-    client_ca: Option<Vec<u8>>,
+    /// In the order of the settings.
+    clients: Vec<Vec<u8>>,
 }
 
 impl Tls {
@@ -111,7 +123,7 @@ impl Tls {
 
     fn exchange(&self, new: Current) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let same = new.authorities == current.authorities;
+        let same = new.authorities_digest == current.authorities_digest;
         let old = std::mem::replace(&mut *current, new);
         if same {
             current.replaced = old.replaced;
@@ -132,8 +144,18 @@ impl Contents {
     /// Tells one state of the files from another.
     fn digest(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
-        for part in [Some(&self.cert), Some(&*self.key), self.client_ca.as_ref()] {
-            digest.update(Sha256::digest(part.map_or(&[][..], Vec::as_slice)));
+        for part in [&self.cert, &*self.key] {
+            digest.update(Sha256::digest(part));
+        }
+        digest.update(self.clients_digest());
+        digest.finalize().into()
+    }
+
+    /// Of the clients' authorities alone.
+    fn clients_digest(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        for pem in &self.clients {
+            digest.update(Sha256::digest(pem));
         }
         digest.finalize().into()
     }
@@ -145,11 +167,10 @@ impl Current {
         let certified = certified(files, contents, &provider)?;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
-        let builder = match (&files.client_ca, &contents.client_ca) {
-            (Some(path), Some(pem)) => {
-                builder.with_client_cert_verifier(client_verifier(path, pem, provider)?)
-            }
-            _ => builder.with_no_client_auth(),
+        let (union, authorities) = authorities(files, contents, &provider)?;
+        let builder = match union {
+            Some(union) => builder.with_client_cert_verifier(union),
+            None => builder.with_no_client_auth(),
         };
         let single = rustls::sign::SingleCertAndKey::from(certified);
         let mut config = builder.with_cert_resolver(Arc::new(single));
@@ -158,21 +179,36 @@ impl Current {
             config: Arc::new(config),
             replaced: CancellationToken::new(),
             digest: contents.digest(),
-            authorities: contents.client_ca.as_ref().map(|pem| Sha256::digest(pem).into()),
+            authorities,
+            authorities_digest: contents.clients_digest(),
         })
+    }
+
+    /// What the other side has shown, with the trust domains that it may be
+    /// of. The handshake says that some authority vouches for the chain, not
+    /// which, so each is asked (SE-46).
+    pub(super) fn certificate(&self, chain: &[CertificateDer<'_>]) -> Option<ClientCertificate> {
+        let (own, between) = chain.split_first()?;
+        let now = self.config.time_provider.current_time();
+        let vouches = |authority: &&Authority| {
+            let verify = |now| authority.verifier.verify_client_cert(own, between, now);
+            now.is_some_and(|now| verify(now).is_ok())
+        };
+        let vouching = self.authorities.iter().filter(vouches);
+        let trust_domains = vouching.flat_map(|authority| authority.trust_domains.iter().cloned());
+        Some(ClientCertificate::new(own, trust_domains.collect()))
     }
 }
 
 const CERT: &str = "server.tls_cert";
 const KEY: &str = "server.tls_key";
-const CLIENT_CA: &str = "server.client_ca";
 
 fn read(files: &config::Tls) -> Result<Contents, Error> {
-    let ca = files.client_ca.as_ref().map(|path| contents(CLIENT_CA, path));
+    let clients = files.clients.iter().map(|entry| contents(entry.setting, &entry.ca));
     Ok(Contents {
         cert: contents(CERT, &files.cert)?,
         key: contents(KEY, &files.key)?.into(),
-        client_ca: ca.transpose()?,
+        clients: clients.collect::<Result<_, _>>()?,
     })
 }
 
@@ -241,21 +277,63 @@ fn certified(
     Ok(certified)
 }
 
-/// A caller with another credential needs no certificate; one that is shown
-/// must be good.
-fn client_verifier(
-    path: &Path,
-    pem: &[u8],
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+/// The clients' authorities, and all of them together for the handshake: a
+/// caller with another credential needs no certificate, one that is shown must
+/// be good.
+fn authorities(
+    files: &config::Tls,
+    contents: &Contents,
+    provider: &Arc<CryptoProvider>,
+) -> Result<(Option<Verifier>, Arc<[Authority]>), Error> {
+    let mut all = RootCertStore::empty();
+    let mut authorities = Vec::with_capacity(files.clients.len());
+    for (entry, pem) in files.clients.iter().zip(&contents.clients) {
+        let roots = roots(entry, pem)?;
+        for root in &roots.roots {
+            if !all.roots.contains(root) {
+                all.roots.push(root.clone());
+            }
+        }
+        let verifier = client_verifier(entry, roots, provider)?;
+        authorities.push(Authority { verifier, trust_domains: entry.trust_domains.clone() });
+    }
+    let first = files.clients.first();
+    let union = first.map(|entry| client_verifier(entry, all, provider)).transpose()?;
+    Ok((union, authorities.into()))
+}
+
+/// The authorities in one file.
+fn roots(entry: &config::ClientAuthority, pem: &[u8]) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
-    for authority in certificates(CLIENT_CA, path, pem)? {
+    for authority in certificates(entry.setting, &entry.ca, pem)? {
         roots.add(authority).map_err(|error| {
-            wrong(CLIENT_CA, path, format!("an authority cannot be used: {error}"))
+            wrong(entry.setting, &entry.ca, format!("an authority cannot be used: {error}"))
         })?;
     }
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+    // One that was only renewed is the same.
+    let who = |anchor: &TrustAnchor<'static>| {
+        (anchor.subject.clone(), anchor.subject_public_key_info.clone())
+    };
+    let different: HashSet<_> = roots.roots.iter().map(who).collect();
+    if !entry.shared && different.len() > 1 && entry.trust_domains.len() > 1 {
+        let problem = format!(
+            "holds {} authorities, and each could name all of the {} trust domains; say with \
+             `[[server.client_authorities]]` which may name which",
+            different.len(),
+            entry.trust_domains.len()
+        );
+        return Err(wrong(entry.setting, &entry.ca, problem));
+    }
+    Ok(roots)
+}
+
+fn client_verifier(
+    entry: &config::ClientAuthority,
+    roots: RootCertStore,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Verifier, Error> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
         .allow_unauthenticated()
         .build()
-        .map_err(|error| wrong(CLIENT_CA, path, error.to_string()))
+        .map_err(|error| wrong(entry.setting, &entry.ca, error.to_string()))
 }

@@ -51,6 +51,7 @@ mod telemetry;
 mod tls;
 #[cfg(test)]
 mod token_file;
+#[cfg(test)]
 mod usage;
 #[cfg(test)]
 mod worker;

@@ -375,6 +375,206 @@ async fn se_46_only_one_name_of_a_known_authority_counts() {
     assert!(call.send().await.is_err());
 }
 
+/// One of `[[server.client_authorities]]`.
+fn may_name(ca: &Path, trust_domains: &[&str]) -> String {
+    let ca = ca.display();
+    format!("[[server.client_authorities]]\nca = \"{ca}\"\ntrust_domains = {trust_domains:?}\n")
+}
+
+/// A certificate between an authority and its clients.
+fn between(issuer: &Issuer<'static, KeyPair>) -> (Vec<u8>, Issuer<'static, KeyPair>) {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "between");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let pem = params.signed_by(&key, issuer).unwrap().pem();
+    (pem.into_bytes(), Issuer::new(params, key))
+}
+
+const ADMIN: &str = "spiffe://acme.example/admin";
+const PARTNER: &str = "spiffe://partner.example/job";
+
+/// The status for a certificate, on its first connection and on those that go
+/// on with its TLS session.
+async fn status(server: &Server, ca: &[u8], (cert, key): &(Vec<u8>, Vec<u8>)) -> u16 {
+    let client = rest(ca, Some((cert, key))).http1_only().build().unwrap();
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        statuses.push(whoami(server, &client, &[("connection", "close")]).await.0);
+    }
+    statuses.dedup();
+    assert_eq!(statuses.len(), 1, "{statuses:?}");
+    statuses[0]
+}
+
+#[tokio::test]
+async fn se_46_an_authority_cannot_name_the_trust_domain_of_another() {
+    let certs = generated(&[]).await;
+    let ca = read(&certs, "ca.pem");
+    // Of one subject: only the keys tell them apart.
+    let ((acme_ca, acme), (partner_ca, partner)) = (authority(), authority());
+    let (acme_file, partner_file) =
+        (certs.path().join("acme-ca.pem"), certs.path().join("partner-ca.pem"));
+    fs::write(&acme_file, &acme_ca).unwrap();
+    fs::write(&partner_file, &partner_ca).unwrap();
+    let rules = [
+        may_name(&acme_file, &["acme.example"]),
+        may_name(&partner_file, &["partner.example"]),
+        rule(ADMIN),
+        rule(PARTNER),
+    ];
+    let setup = Setup { server: files(certs.path()), rest: rules.concat(), ..Setup::default() };
+    let server = Server::with(setup).await;
+    for (issuer, uri, wanted) in [
+        (&acme, ADMIN, 200),
+        (&partner, PARTNER, 200),
+        (&partner, ADMIN, 401),
+        (&acme, PARTNER, 401),
+    ] {
+        let shown = client(issuer, &[uri]);
+        assert_eq!(status(&server, &ca, &shown).await, wanted, "{uri}");
+        let (cert, key) = &shown;
+        let client = grpc(&server, &ca).client_identity(cert, key).connect().await.unwrap();
+        let who = client.access().who_am_i(pb::WhoAmIRequest {}).await;
+        assert_eq!(who.is_ok(), wanted == 200, "{uri}: {who:?}");
+    }
+    // With certificates between them, and with another's beside them.
+    let ((acme_link, acme_below), (partner_link, partner_below)) =
+        (between(&acme), between(&partner));
+    for (issuer, chain, uri, wanted) in [
+        (&acme_below, vec![&acme_link], ADMIN, 200),
+        (&partner_below, vec![&partner_link], PARTNER, 200),
+        (&partner_below, vec![&partner_link], ADMIN, 401),
+        (&partner_below, vec![&partner_link, &acme_link, &acme_ca], ADMIN, 401),
+        (&partner, vec![&acme_ca], ADMIN, 401),
+    ] {
+        let (mut cert, key) = client(issuer, &[uri]);
+        for link in &chain {
+            cert.extend_from_slice(link);
+        }
+        assert_eq!(status(&server, &ca, &(cert, key)).await, wanted, "{uri} {}", chain.len());
+    }
+    let failed = server.logged("authentication failed", &[("method", "certificate")]).await;
+    let detail = failed["detail"].as_str().unwrap();
+    assert!(detail.contains("its authority may not name its trust domain"), "{failed}");
+}
+
+#[tokio::test]
+async fn se_46_an_authority_may_stand_in_two_entries() {
+    let certs = generated(&[]).await;
+    let ca = read(&certs, "ca.pem");
+    let ((acme_ca, acme), (partner_ca, partner)) = (authority(), authority());
+    let (acme_file, partner_file) = (certs.path().join("acme.pem"), certs.path().join("both.pem"));
+    fs::write(&acme_file, &acme_ca).unwrap();
+    fs::write(&partner_file, [&*partner_ca, &*acme_ca].concat()).unwrap();
+    let shared = "spiffe://shared.example/job";
+    let rules = [
+        may_name(&acme_file, &["acme.example"]),
+        may_name(&partner_file, &["partner.example", "shared.example"]),
+        rule(ADMIN),
+        rule(PARTNER),
+        rule(shared),
+    ];
+    let setup = Setup { server: files(certs.path()), rest: rules.concat(), ..Setup::default() };
+    let server = Server::with(setup).await;
+    for (issuer, uri, wanted) in [
+        (&acme, ADMIN, 200),
+        (&acme, PARTNER, 200),
+        (&acme, shared, 200),
+        (&partner, PARTNER, 200),
+        (&partner, shared, 200),
+        (&partner, ADMIN, 401),
+    ] {
+        assert_eq!(status(&server, &ca, &client(issuer, &[uri])).await, wanted, "{uri}");
+    }
+}
+
+#[tokio::test]
+async fn se_46_a_reload_that_swaps_authorities_swaps_their_names() {
+    let certs = generated(&[]).await;
+    let ca = read(&certs, "ca.pem");
+    let ((one_ca, one), (two_ca, two)) = (authority(), authority());
+    let (acme_file, partner_file) = (certs.path().join("acme.pem"), certs.path().join("other.pem"));
+    fs::write(&acme_file, &one_ca).unwrap();
+    fs::write(&partner_file, &two_ca).unwrap();
+    let rules = [
+        may_name(&acme_file, &["acme.example"]),
+        may_name(&partner_file, &["partner.example"]),
+        rule(ADMIN),
+    ];
+    let setup = Setup { server: files(certs.path()), rest: rules.concat(), ..Setup::default() };
+    let server = Server::with(setup).await;
+    let (one, two) = (client(&one, &[ADMIN]), client(&two, &[ADMIN]));
+    assert_eq!(status(&server, &ca, &one).await, 200);
+    assert_eq!(status(&server, &ca, &two).await, 401);
+
+    // One broken file: neither counts.
+    fs::write(&acme_file, &two_ca).unwrap();
+    fs::write(&partner_file, "broken").unwrap();
+    server.logged("changed TLS files are not taken; the old ones stay", &[]).await;
+    let kept = rest(&ca, Some((&one.0, &one.1))).build().unwrap();
+    assert_eq!(whoami(&server, &kept, &[]).await.0, 200);
+
+    fs::write(&partner_file, &one_ca).unwrap();
+    let swapped = async {
+        loop {
+            let fresh = rest(&ca, Some((&two.0, &two.1))).build().unwrap();
+            if whoami(&server, &fresh, &[]).await.0 == 200 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, swapped).await.expect("the swapped authorities");
+    assert_eq!(status(&server, &ca, &one).await, 401);
+    assert_eq!(status(&server, &ca, &two).await, 200);
+}
+
+#[tokio::test]
+async fn se_46_the_short_form_is_for_one_authority() {
+    let certs = generated(&[]).await;
+    let ca = read(&certs, "ca.pem");
+    let ((acme_ca, acme), (partner_ca, partner)) = (authority(), authority());
+    let file = certs.path().join("clients.pem");
+    let short = |trust_domains: &[&str], rules: &[String]| Setup {
+        server: format!(
+            "{}client_ca = \"{}\"\nclient_trust_domains = {trust_domains:?}\n",
+            files(certs.path()),
+            file.display()
+        ),
+        rest: rules.concat(),
+        ..Setup::default()
+    };
+    let both = ["acme.example", "partner.example"];
+    let rules = [rule(ADMIN), rule(PARTNER)];
+    let bundle = [&*acme_ca, &*partner_ca].concat();
+    fs::write(&file, &bundle).unwrap();
+    // Without a list the rules say which trust domains count.
+    for domains in [&both[..], &[]] {
+        let said = harness::refused(&short(domains, &rules)).await;
+        let named = said.contains("server.client_ca") && said.contains("clients.pem");
+        assert!(named && said.contains("[[server.client_authorities]]"), "{said}");
+    }
+    // One trust domain: an old and a new authority.
+    let server = Server::with(short(&both[..1], &rules[..1])).await;
+    for issuer in [&acme, &partner] {
+        assert_eq!(status(&server, &ca, &client(issuer, &[ADMIN])).await, 200);
+    }
+    drop(server);
+    // One authority, the same twice, names both; a second one is not taken.
+    fs::write(&file, [&*acme_ca, &*acme_ca].concat()).unwrap();
+    let server = Server::with(short(&both, &rules)).await;
+    for uri in [ADMIN, PARTNER] {
+        assert_eq!(status(&server, &ca, &client(&acme, &[uri])).await, 200, "{uri}");
+    }
+    fs::write(&file, &bundle).unwrap();
+    server.logged("changed TLS files are not taken; the old ones stay", &[]).await;
+    assert_eq!(status(&server, &ca, &client(&acme, &[ADMIN])).await, 200);
+    let (cert, key) = client(&partner, &[ADMIN]);
+    let stranger = rest(&ca, Some((&cert, &key))).build().unwrap();
+    assert!(stranger.get(format!("https://{}/health", server.http)).send().await.is_err());
+}
+
 #[tokio::test]
 async fn se_46_other_authorities_end_the_connections_of_the_old() {
     let certs = generated(&["--spiffe", WORKER]).await;

@@ -132,6 +132,103 @@ async fn tk_50_the_header_of_the_key_has_a_name() {
     assert_eq!(stub.call()["x-flag-key"], "flag");
 }
 
+/// A home whose client's file says this, beside a file `secret`.
+fn home(profile: &str) -> tempfile::TempDir {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join(".config/bailiwick");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("config.toml"), profile).unwrap();
+    fs::write(folder.join("secret"), "from-profile\n").unwrap();
+    home
+}
+
+#[tokio::test]
+async fn the_credential_of_the_file_stays_with_its_own_address() {
+    let ((own, own_address), (other, other_address)) = (Stub::start().await, Stub::start().await);
+    let (own_url, other_url) = (format!("http://{own_address}"), format!("http://{other_address}"));
+    for credential in
+        ["token = 'from-profile'", "token_file = 'secret'", "api_key = 'from-profile'"]
+    {
+        let home = home(&format!("url = '{own_url}'\n{credential}\n"));
+        let home = home.path().to_str().unwrap();
+        let silent = |headers: &HeaderMap| {
+            !headers.values().any(|value| value.to_str().unwrap().contains("from-profile"))
+        };
+        for args in [&[][..], &["--url", &own_url]] {
+            let ran = list(&[], args, home).await;
+            assert!(!silent(&own.call()) && !ran.err.contains("note:"), "{ran}");
+        }
+        let (flag, variable) = (["--url", &*other_url], [("BAILIWICK_URL", &*other_url)]);
+        for (environment, args) in [(&[][..], &flag[..]), (&variable, &[])] {
+            let ran = list(environment, args, home).await;
+            assert!(silent(&other.call()), "{ran}");
+            let told = ran.err.contains("is not sent to") && ran.err.contains(&other_url);
+            assert!(told && !ran.err.contains("from-profile"), "{ran}");
+        }
+        // What is given for the call goes with it, and needs no note.
+        let ran = list(&[("BAILIWICK_AUTH_TOKEN", "given")], &flag, home).await;
+        assert_eq!(other.call()["authorization"], "Bearer given", "{ran}");
+        assert!(!ran.err.contains("note:"), "{ran}");
+
+        // A worker's address is none of the server's, unless the file says so.
+        let worker = async |home: &str, args: &[&str]| {
+            let mut command = bailiwick();
+            command.env("HOME", home).args(["worker", "templates"]).args(args);
+            run(command).await
+        };
+        let ran = worker(home, &["--worker-url", &other_url]).await;
+        assert!(silent(&other.call()) && ran.err.contains("`worker_url`"), "{ran}");
+        let both =
+            self::home(&format!("url = '{own_url}'\nworker_url = '{other_url}'\n{credential}\n"));
+        let both = both.path().to_str().unwrap();
+        for args in [&[][..], &["--worker-url", &other_url]] {
+            let ran = worker(both, args).await;
+            assert!(!silent(&other.call()) && !ran.err.contains("note:"), "{ran}");
+        }
+        worker(both, &["--worker-url", &own_url]).await;
+        assert!(silent(&own.call()));
+    }
+}
+
+#[tokio::test]
+async fn no_credential_goes_over_the_network_in_plain_text() {
+    let (stub, address) = Stub::start().await;
+    // Not a loopback address, and yet this machine.
+    let url = format!("http://0.0.0.0:{}", address.port());
+    let flag = ["--url", &*url];
+    let token = [("BAILIWICK_AUTH_TOKEN", "very-secret")];
+    let file = home(&format!("url = '{url}'\ntoken = 'very-secret'\n"));
+    let allowing = home(&format!("url = '{url}'\ntoken = 'very-secret'\nallow_plaintext = true\n"));
+    let (file, allowing) = (file.path().to_str().unwrap(), allowing.path().to_str().unwrap());
+    let nobody = "/nonexistent";
+    for (environment, args, home) in [
+        (&token[..], &flag[..], nobody),
+        (&[("BAILIWICK_API_KEY", "very-secret")], &flag, nobody),
+        (&[], &[flag[0], flag[1], "--token", "very-secret"], nobody),
+        (&[], &[], file),
+    ] {
+        let refused = list(environment, args, home).await;
+        assert_eq!(refused.code, Some(2), "{refused}");
+        let told = refused.err.contains("--allow-plaintext") && refused.err.contains(&url);
+        assert!(told && !refused.err.contains("very-secret"), "{refused}");
+    }
+    assert!(stub.seen.lock().unwrap().is_empty(), "nothing was called");
+
+    let allowed = ("BAILIWICK_ALLOW_PLAINTEXT", "true");
+    for (environment, args, home) in [
+        (&token[..], &[flag[0], flag[1], "--allow-plaintext"][..], nobody),
+        (&[token[0], allowed], &flag, nobody),
+        (&[allowed], &[], file),
+        (&[], &[], allowing),
+    ] {
+        let ran = list(environment, args, home).await;
+        assert_eq!(stub.call()["authorization"], "Bearer very-secret", "{ran}");
+    }
+    // Without a credential there is nothing to read.
+    let ran = list(&[], &flag, nobody).await;
+    assert!(stub.call().get("authorization").is_none(), "{ran}");
+}
+
 #[tokio::test]
 async fn wrong_credentials_on_the_command_line_are_wrong_usage() {
     let (stub, address) = Stub::start().await;

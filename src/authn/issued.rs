@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Accepted, Fault, LOGGED_EVERY_SECONDS, Session,
+    digest::Digest,
     usage::{Line, Usage},
 };
 use crate::{
@@ -144,7 +145,7 @@ pub struct Issued {
 #[derive(Default)]
 struct Index {
     by_id: HashMap<Arc<str>, Arc<Issue>>,
-    by_digest: HashMap<[u8; 32], Arc<Issue>>,
+    by_digest: HashMap<Digest, Arc<Issue>>,
     /// The member of each line of rotations that descendants go by.
     newest: HashMap<Arc<str>, Arc<str>>,
     /// What each line of rotations exercised.
@@ -222,7 +223,7 @@ impl Issued {
     pub fn remove(&self, id: &str) {
         let mut index = self.write();
         if let Some(issue) = index.by_id.remove(id) {
-            index.by_digest.remove(&issue.record.digest);
+            index.by_digest.remove(&Digest::from(&issue.record.digest));
             let family = &issue.record.family;
             if index.newest.get(family).is_some_and(|newest| **newest == *id) {
                 index.newest.remove(family);
@@ -254,7 +255,7 @@ impl Issued {
                 None if issue.record.revoked_at.is_some() => continue,
                 None => CredentialRecord { revoked_at: Some(now), ..issue.record.clone() },
             };
-            index.by_digest.remove(&issue.record.digest);
+            index.by_digest.remove(&Digest::from(&issue.record.digest));
             let last_used_at = issue.last_used_at();
             self.put(&mut index, CredentialRecord { last_used_at, ..record });
             issue.session.revoked.cancel();
@@ -373,15 +374,17 @@ impl Issued {
             .max(issue.exercised_at(permission))
     }
 
-    /// The holder of a secret; none when no credential has this digest.
+    /// The holder of a secret; none when no credential of a kind that is
+    /// taken here has this digest.
     pub(super) fn accept(
         &self,
         digest: &[u8; 32],
+        taken: impl FnOnce(CredentialKind) -> bool,
         peer: Option<IpAddr>,
         now: Timestamp,
     ) -> Option<Result<Accepted, Fault>> {
-        let issue = self.read().by_digest.get(digest).cloned()?;
-        Some(issue.accept(peer, now))
+        let issue = self.read().by_digest.get(&Digest::from(digest)).cloned()?;
+        taken(issue.record.kind).then(|| issue.accept(peer, now))
     }
 
     /// Whether tokens may have another form than ours.
@@ -392,7 +395,7 @@ impl Issued {
     /// Whether this is the digest of a token, where those may have another
     /// form than ours, as that of a JWT.
     pub(super) fn knows_stranger(&self, digest: &[u8; 32]) -> bool {
-        self.has_strangers() && self.read().by_digest.contains_key(digest)
+        self.has_strangers() && self.read().by_digest.contains_key(&Digest::from(digest))
     }
 
     fn source(&self, kind: CredentialKind) -> Source {
@@ -447,7 +450,7 @@ impl Issued {
         if newest.is_none_or(|newest| precedes(&newest.record, record)) {
             index.newest.insert(Arc::clone(&record.family), Arc::clone(&record.id));
         }
-        index.by_digest.insert(record.digest, Arc::clone(&issue));
+        index.by_digest.insert(Digest::from(&record.digest), Arc::clone(&issue));
         index.by_id.insert(Arc::clone(&record.id), issue);
     }
 

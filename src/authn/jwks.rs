@@ -336,6 +336,7 @@ fn discovered(document: &[u8], issuer: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
     use serde_json::json;
 
     use super::*;
@@ -420,6 +421,39 @@ mod tests {
         assert!(found("https://idp/realm", "https://169.254.169.254/keys").is_err());
         assert!(found("https://idp/realm", "http://idp/keys").is_err());
         assert!(discovered(b"{}", "https://idp/realm").is_err());
+    }
+
+    /// However many strangers invent however many names.
+    #[test]
+    fn tk_40_unknown_names_ask_once_in_half_a_minute() {
+        let settings = Jwks {
+            url: Some("https://idp/keys".to_owned()),
+            refresh_interval: Duration::from_hours(1),
+            max_stale: Duration::from_hours(1),
+            allow_http: false,
+            ca: None,
+        };
+        let jwt = Jwt::new(crate::config::Keys::Jwks(settings.clone()), "https://idp", "a");
+        let ring = Ring::new(&jwt, &settings, &CancellationToken::new()).unwrap();
+        ring.take(set(&[with(ed(), json!({"kid": "a"}))]).unwrap(), Timestamp::from_seconds(0));
+        let mut asked = Vec::new();
+        for second in 0..=90 {
+            for number in 0..5 {
+                let header = json!({"alg": "EdDSA", "kid": format!("stray-{second}-{number}")});
+                let now = Timestamp::from_seconds(second);
+                let missed = ring.key(header.as_object().unwrap(), now).unwrap_err();
+                assert_eq!(missed, Fault::UnknownKid);
+                if ring.wanted.notified().now_or_never().is_some() {
+                    asked.push(second);
+                }
+            }
+        }
+        assert_eq!(asked, [0, 30, 60, 90]);
+        // A name that is known, none at all, and what is no name ask for nothing.
+        for header in [json!({"alg": "EdDSA", "kid": "a"}), json!({}), json!({"kid": ["b"]})] {
+            let _ = ring.key(header.as_object().unwrap(), Timestamp::from_seconds(200));
+            assert!(ring.wanted.notified().now_or_never().is_none(), "{header}");
+        }
     }
 
     /// A verification that has the key in hand when the key leaves the set

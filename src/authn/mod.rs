@@ -8,6 +8,7 @@
 mod cache;
 mod certificate;
 mod claims;
+mod digest;
 mod headers;
 mod issued;
 mod json;
@@ -32,13 +33,13 @@ use std::{
 use http::{HeaderMap, HeaderName};
 use metrics::Histogram;
 use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use self::{
     cache::{Cache, Verified},
     certificate::Mapping,
+    digest::Digest,
     headers::Presented,
     jwt::{Good, Issuer, Keys, Policy, Verifier},
     usage::Usage,
@@ -58,7 +59,8 @@ use crate::{
         principal::{Identity, Method, Source},
         secret,
     },
-    egress, storage,
+    egress,
+    storage::{self, CredentialKind},
 };
 
 /// A credential in steady use is worth one line of the log this often.
@@ -202,13 +204,12 @@ enum Known {
 struct Holders {
     api_key_header: HeaderName,
     api_keys_enabled: bool,
-    api_keys: HashMap<[u8; 32], KeyHolder>,
+    api_keys: HashMap<Digest, KeyHolder>,
     jwt: Option<JwtHolders>,
     certificates: Mapping,
 }
 
 struct KeyHolder {
-    digest: [u8; 32],
     session: Arc<Session>,
     rate: OwnRate,
     logged_at: AtomicI64,
@@ -338,16 +339,13 @@ impl Authenticator {
         let rejected = |fault: Fault| Rejected { why: fault.why(), method: presented, fault };
         // The checksum spares the look-up for what is none of ours.
         let possible = secret::id(text).is_some() || self.issued.has_strangers();
-        let found = possible.then(|| self.issued.accept(digest, peer, now)).flatten();
-        let accepted = found.ok_or_else(|| rejected(unknown.clone()))?.map_err(rejected)?;
-        let method = accepted.session.principal.method;
         let keys_off = matches!(&self.known, Known::Holders(holders) if !holders.api_keys_enabled);
-        if (method == Method::Token && presented == Method::ApiKey)
-            || (method == Method::ApiKey && keys_off)
-        {
-            return Err(rejected(unknown));
-        }
-        Ok(accepted)
+        let taken = |kind: CredentialKind| match kind {
+            CredentialKind::Token => presented != Method::ApiKey,
+            CredentialKind::ApiKey => !keys_off,
+        };
+        let found = possible.then(|| self.issued.accept(digest, taken, peer, now)).flatten();
+        found.ok_or_else(|| rejected(unknown))?.map_err(rejected)
     }
 
     /// Counts one use of a credential, on disk; it may have none left.
@@ -387,7 +385,7 @@ impl Holders {
         let api_keys = credentials
             .api_keys
             .iter()
-            .map(|key| (key.digest, KeyHolder::new(key, revoked)))
+            .map(|key| (Digest::from(&key.digest), KeyHolder::new(key, revoked)))
             .collect();
         let jwt = JwtHolders::new(&credentials.issuers, foreign, revoked)?;
         let certificates = Mapping::new(&credentials.certificates);
@@ -397,10 +395,8 @@ impl Holders {
     }
 
     fn api_key(&self, digest: &[u8; 32], now: Timestamp) -> Option<Accepted> {
-        let holder = self.api_keys.get(digest)?;
-        // The look-up is by a digest, which tells nothing about the key; the
-        // comparison that decides takes the same time for any.
-        bool::from(holder.digest.ct_eq(digest)).then(|| Accepted {
+        let holder = self.api_keys.get(&Digest::from(digest))?;
+        Some(Accepted {
             session: Arc::clone(&holder.session),
             fresh: is_due(&holder.logged_at, now, LOGGED_EVERY_SECONDS),
             unknown_permissions: Vec::new(),
@@ -438,7 +434,6 @@ impl KeyHolder {
             worker_scope: None,
         };
         Self {
-            digest: key.digest,
             session: Arc::new(Session::new(Arc::new(principal), revoked.child_token())),
             rate: key.rate,
             logged_at: AtomicI64::new(i64::MIN),

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::{tokens::KeyKind, *};
 use crate::{
     config::Algorithm,
-    domain::{Area, Namespace, Permission, PermissionSet, Scope},
+    domain::{Area, Namespace, Permission, PermissionSet, Scope, secret::Secret},
+    storage::{CredentialKind, CredentialRecord},
 };
 
 const NOW: i64 = 1_800_000_000;
@@ -792,4 +793,111 @@ fn tk_41_the_claim_may_be_a_text_or_lie_deeper() {
     let unknown = rs256(&with("permissions", json!(["role:nobody"])));
     let fault = accept(jwt_settings(&rsa().public), &unknown).unwrap_err().fault;
     assert_eq!(fault, Fault::UnknownPermissions(vec!["role:nobody".to_owned()]));
+}
+
+/// A token or an API key that the server gave out.
+fn given(number: u64, kind: CredentialKind) -> (Secret, CredentialRecord) {
+    let secret = Secret::new(number, &[7; 32]);
+    let record = CredentialRecord {
+        id: secret.id(),
+        digest: secret.digest(),
+        kind,
+        name: None,
+        scopes: vec!["tasks:read".to_owned()],
+        namespaces: vec!["*".to_owned()],
+        networks: Vec::new(),
+        created_by: Identity { source: Source::Config, issuer: "".into(), subject: "root".into() },
+        created_with: "root".into(),
+        created_at: now(),
+        expires_at: None,
+        max_uses: None,
+        uses: 0,
+        parent: None,
+        family: secret.id(),
+        descent: Vec::new(),
+        revoked_at: None,
+        last_used_at: None,
+    };
+    (secret, record)
+}
+
+/// A search would compare thousands of digests. In a hash table a few are,
+/// by chance, however many there are.
+#[test]
+fn se_10_se_23_a_look_up_compares_no_more_among_ten_thousand_credentials() {
+    const MANY: u64 = 5_000;
+    const FEW_COMPARISONS: usize = 8;
+    let gate = |count: u64| {
+        let configured = |number| format!("sk-key-{number}");
+        let api_keys = (0..count)
+            .map(|number| api_key(&configured(number), &configured(number), "tasks:read"));
+        let gate = authenticator(None, api_keys.collect());
+        for number in 0..count {
+            let kind = if number % 2 == 0 { CredentialKind::Token } else { CredentialKind::ApiKey };
+            gate.issued().insert(given(number, kind).1);
+        }
+        gate
+    };
+    let (few, many) = (gate(2), gate(MANY));
+    let key = |text: &str| headers(&[("x-api-key", text)]);
+    let secret = |number, kind| given(number, kind).0.expose().to_owned();
+    let stranger = Secret::new(MANY - 2, &[8; 32]).expose().to_owned();
+    for (what, headers, good) in [
+        ("the first key of the configuration", key("sk-key-0"), true),
+        ("its last key", key("sk-key-4999"), true),
+        ("near its last key", key("sk-key-499x"), false),
+        ("an unknown key", key("zz-zzz-zzzz"), false),
+        ("an unknown bearer", bearer("zz-zzz-zzzz"), false),
+        ("the first token", bearer(&secret(0, CredentialKind::Token)), true),
+        ("the last token", bearer(&secret(MANY - 2, CredentialKind::Token)), true),
+        ("the last API key", key(&secret(MANY - 1, CredentialKind::ApiKey)), true),
+        ("a secret of the next id", bearer(&secret(MANY, CredentialKind::Token)), false),
+        ("a known id with another secret", bearer(&stranger), false),
+    ] {
+        let compared = |gate: &Authenticator| {
+            digest::COMPARED.set(0);
+            let answer = gate.authenticate(alone(&headers), now());
+            (digest::COMPARED.get(), answer.is_ok())
+        };
+        let (more, accepted) = compared(&many);
+        assert_eq!(accepted, good, "{what}");
+        assert!(usize::from(good) <= more && more <= FEW_COMPARISONS, "{what}: {more}");
+        assert!(compared(&few).0 <= FEW_COMPARISONS, "{what}");
+    }
+}
+
+/// Whoever has an id from a list, and not the secret, learns nothing of it:
+/// the refusal is that of an id that never was.
+#[test]
+fn se_10_dk_49_a_known_id_with_another_secret_is_unknown() {
+    let gate = authenticator(None, Vec::new());
+    let over = |record: CredentialRecord| {
+        let early = Timestamp::from_seconds(NOW - 1);
+        [
+            record.clone(),
+            CredentialRecord { revoked_at: Some(early), ..record.clone() },
+            CredentialRecord { expires_at: Some(early), ..record.clone() },
+            CredentialRecord { max_uses: Some(1), uses: 1, ..record.clone() },
+            CredentialRecord { networks: vec!["192.0.2.0/24".to_owned()], ..record },
+        ]
+    };
+    for kind in [CredentialKind::Token, CredentialKind::ApiKey] {
+        for record in over(given(1, kind).1) {
+            gate.issued().insert(record);
+            for (number, bytes) in [(1, [8; 32]), (2, [7; 32])] {
+                let guess = Secret::new(number, &bytes);
+                let refused = |headers: &HeaderMap| {
+                    gate.authenticate(alone(headers), now()).map(drop).unwrap_err()
+                };
+                let by_bearer = refused(&bearer(guess.expose()));
+                assert_eq!(by_bearer.why, Unauthenticated::Invalid);
+                assert_eq!(by_bearer.fault, Fault::UnknownToken);
+                let by_key = refused(&headers(&[("x-api-key", guess.expose())]));
+                assert_eq!(
+                    (by_key.why, by_key.fault),
+                    (Unauthenticated::Invalid, Fault::UnknownKey)
+                );
+            }
+        }
+    }
 }

@@ -222,6 +222,112 @@ async fn tk_40_an_unknown_key_asks_for_one_refresh_and_is_refused_at_once() {
     assert!(text.contains("\"unknown_kid\""), "{text}");
 }
 
+/// Names of keys as attackers write them, at an issuer with a key set: they
+/// are compared with the names in the set, and nothing else.
+#[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one list of attacks")]
+async fn se_23_tk_40_names_of_keys_open_no_file_no_table_and_no_address() {
+    let (good, other, stranger) = (pair(), pair(), pair());
+    let idp = KeyServer::start().await;
+    idp.publishes(&[("a", &good), ("b", &other)]);
+    let mut setup = idp.setup(3600, "");
+    let off = ("BAILIWICK__LIMITS__FAILED_AUTH_PER_MINUTE".to_owned(), "0".to_owned());
+    setup.environment.push(off);
+    let mut server = Server::with(setup).await;
+    let planted = idp.url("/stranger");
+    idp.says("/stranger", Reply::Body(json!({"keys": [jwk("a", &stranger)]}).to_string()));
+    let file = server.path("stranger.pem");
+    std::fs::write(&file, &stranger.public).unwrap();
+    let file = file.to_str().unwrap();
+    assert_eq!(status(&server, &token(Some("a"), &good, json!({}))).await, 200);
+
+    let long = "a".repeat(8_000);
+    let kids = [
+        file,
+        "stranger.pem",
+        "../stranger.pem",
+        "../../../../../../dev/null",
+        "/dev/null",
+        "/proc/self/environ",
+        "a' OR '1'='1",
+        "a'; DROP TABLE credentials; --",
+        "x' UNION SELECT 'AA' --",
+        "%",
+        "_",
+        "*",
+        "",
+        "A",
+        "a ",
+        " a",
+        "a\0",
+        "a\0b",
+        "a\nb",
+        "a,b",
+        "%61",
+        "\u{430}",
+        "0",
+        "keys[0]",
+        "$(touch /tmp/x)",
+        "http://169.254.169.254/latest",
+        &planted,
+        &long,
+    ];
+    for kid in kids {
+        // Not even the issuer's own key counts under another name.
+        for key in [&good, &stranger] {
+            assert_eq!(status(&server, &token(Some(kid), key, json!({}))).await, 401, "{kid:?}");
+        }
+    }
+    // A known name, another's signature; a key and addresses brought along.
+    assert_eq!(status(&server, &token(Some("a"), &stranger, json!({}))).await, 401);
+    assert_eq!(status(&server, &token(Some("a"), &other, json!({}))).await, 401, "that of `b`");
+    let key = EncodingKey::from_ed_pem(stranger.private.as_bytes()).unwrap();
+    let claims = json!({
+        "sub": "alice", "iss": "https://idp", "aud": "bailiwick-api",
+        "exp": credentials::now() + 600, "permissions": ["tasks:list"],
+    });
+    let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let bare = jwk("a", &stranger);
+    for header in [
+        json!({"jwk": bare, "kid": "a"}),
+        json!({"jwk": bare}),
+        json!({"jwks": {"keys": [bare]}, "kid": "a"}),
+        json!({"jku": planted, "kid": "a"}),
+        json!({"x5u": planted, "kid": "a"}),
+        json!({"kid": ["a"]}),
+        json!({"kid": {"a": "a"}}),
+        json!({"kid": null}),
+        json!({"kid": 0}),
+        json!({"kid": true}),
+    ] {
+        let mut header = header;
+        header["alg"] = "EdDSA".into();
+        let message = format!("{}.{}", encode(&header), encode(&claims));
+        let signature =
+            jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::EdDSA).unwrap();
+        assert_eq!(status(&server, &format!("{message}.{signature}")).await, 401, "{header}");
+    }
+    // Key confusion: all of this the world can read in the set.
+    let public = jwk("a", &good);
+    let x = public["x"].as_str().unwrap();
+    let raw = URL_SAFE_NO_PAD.decode(x).unwrap();
+    for secret in [x.as_bytes(), &raw, public.to_string().as_bytes(), good.public.as_bytes()] {
+        for alg in ["HS256", "EdDSA"] {
+            let header = json!({"alg": alg, "kid": "a", "typ": "JWT"});
+            let message = format!("{}.{}", encode(&header), encode(&claims));
+            let mac = EncodingKey::from_secret(secret);
+            let signature =
+                jsonwebtoken::crypto::sign(message.as_bytes(), &mac, Algorithm::HS256).unwrap();
+            assert_eq!(status(&server, &format!("{message}.{signature}")).await, 401, "{alg}");
+        }
+    }
+    // Of all these names one refresh came, to the one address that is set.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!((idp.asked("/keys"), idp.asked("/stranger")), (2, 0));
+    assert_eq!(status(&server, &token(Some("b"), &other, json!({}))).await, 200);
+    server.assert_sound();
+}
+
 #[tokio::test]
 async fn tk_40_keys_outlive_errors_for_the_stale_time_and_no_longer() {
     let (key, idp) = (pair(), KeyServer::start().await);

@@ -30,6 +30,8 @@ mod durability;
 #[cfg(test)]
 mod flows;
 #[cfg(test)]
+mod gate_attack;
+#[cfg(test)]
 mod hardening;
 #[cfg(test)]
 mod harness;

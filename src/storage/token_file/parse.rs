@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
+    slice::from_ref,
     sync::Arc,
 };
 
@@ -96,8 +97,8 @@ enum Content {
 struct Line<'a> {
     /// With its line feed.
     bytes: &'a [u8],
-    /// Of the first column; of a comment too, where it means nothing.
-    digest: [u8; 32],
+    /// That of the first column, where this could be a token at all.
+    id: Option<Arc<str>>,
     content: Content,
 }
 
@@ -122,6 +123,7 @@ pub fn parse<'a>(bytes: &'a [u8], foreign: &BTreeSet<Arc<str>>) -> Document<'a> 
         let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         let first = text.split(|byte| *byte == b'\t').next().unwrap_or_default();
         let digest: [u8; 32] = Sha256::digest(first).into();
+        let id = str::from_utf8(first).ok().and_then(|first| public_id(first, &digest).ok());
         let content = if is_aside(text) {
             Content::Aside
         } else if text.len() == bytes.len() {
@@ -137,7 +139,7 @@ pub fn parse<'a>(bytes: &'a [u8], foreign: &BTreeSet<Arc<str>>) -> Document<'a> 
             });
             token.map_or_else(Content::Malformed, Content::Token)
         };
-        lines.push(Line { bytes, digest, content });
+        lines.push(Line { bytes, id, content });
     }
     Document { lines }
 }
@@ -193,14 +195,15 @@ impl<'a> Document<'a> {
         joined(whole.iter().map(bytes).chain([new]).chain(tail))
     }
 
-    /// The text without the tokens of these ids, wherever they stand; none
-    /// when none of them is there.
+    /// The text without the tokens of these ids, wherever they stand, also
+    /// where they count for nothing now: what is left makes none of them count
+    /// again. None when none of them is there.
     #[must_use]
     pub fn without(&self, ids: &[Arc<str>]) -> Option<Zeroizing<Vec<u8>>> {
-        let gone: Vec<[u8; 32]> = self
+        let gone: Vec<Arc<str>> = self
             .tokens()
             .filter(|token| ids.contains(&token.id))
-            .map(|token| token.digest)
+            .map(|token| Arc::clone(&token.id))
             .collect();
         let stays = |line: &&Line<'a>| !line.names_any(&gone);
         (!gone.is_empty()).then(|| joined(self.lines.iter().filter(stays).map(|line| line.bytes)))
@@ -214,7 +217,7 @@ impl<'a> Document<'a> {
         let lines = self.lines.iter().filter_map(|line| match &line.content {
             Content::Token(token) if token == old => Some(new),
             Content::Aside | Content::Token(_) | Content::Malformed(_) => {
-                (!line.names_any(&[old.digest])).then_some(line.bytes)
+                (!line.names_any(from_ref(&old.id))).then_some(line.bytes)
             }
         });
         // Twice: how long it gets is known before a secret is copied.
@@ -225,8 +228,8 @@ impl<'a> Document<'a> {
 
 impl Line<'_> {
     /// Whether the line holds one of these tokens, readable or not.
-    fn names_any(&self, tokens: &[[u8; 32]]) -> bool {
-        self.content != Content::Aside && tokens.contains(&self.digest)
+    fn names_any(&self, ids: &[Arc<str>]) -> bool {
+        self.content != Content::Aside && self.id.as_ref().is_some_and(|id| ids.contains(id))
     }
 }
 
@@ -415,6 +418,14 @@ mod tests {
         let left = format!("# tokens\n\n  \t\nbad line\n{second}\ttasks:list\n\t# aside\ntorn");
         assert_eq!(*removed, left.as_bytes());
         assert!(document.without(&["000000000009".into()]).is_none());
+        // A public id belongs to one token: its namesake, which counted for
+        // nothing, does not step into its place.
+        let namesake = Secret::new(1, &[8; 32]);
+        let pair = format!("{first}\ttasks:read\n{}\ttasks:list\n", namesake.expose());
+        let pair = parse(pair.as_bytes(), &foreign);
+        assert_eq!(pair.faults().collect::<Vec<_>>(), [(2, Fault::Repeats(1))]);
+        assert!(pair.without(&["000000000001".into()]).unwrap().is_empty());
+        assert_eq!(*pair.replaced("000000000001", new.as_bytes()).unwrap(), new.as_bytes());
         let replaced = document.replaced("000000000002", new.as_bytes()).unwrap();
         assert_eq!(*replaced, text.replace(&format!("{second}\ttasks:list\n"), &new).as_bytes());
         assert!(document.replaced("000000000009", b"").is_none());

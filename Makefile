@@ -55,6 +55,23 @@ gen-check:
 	@tools/install.sh buf
 	$(WITH_TOOLS) tools/gen.sh --check
 
+FUZZ_SECONDS ?= 30
+FUZZ_TARGETS ?= jwt api_key token_file gateway template
+
+# Without a sanitizer the stable toolchain will do; our code has no unsafe. New
+# inputs go to target/fuzz, findings to fuzz/artifacts; `make test` replays
+# fuzz/corpus.
+.PHONY: fuzz
+fuzz: ## Run each of FUZZ_TARGETS for FUZZ_SECONDS
+	@tools/install.sh cargo-fuzz
+	$(WITH_TOOLS) cargo fuzz build --sanitizer none
+	for target in $(FUZZ_TARGETS); do \
+		mkdir -p target/fuzz/$$target; \
+		$(WITH_TOOLS) cargo fuzz run --sanitizer none $$target \
+			target/fuzz/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048; \
+	done
+
 .PHONY: bench
 bench: ## Measure, each figure beside its baseline; writes target/bench.json
 	cargo build --locked --release --package bailiwick --package bailiwick-bench

@@ -18,7 +18,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/versions.env"
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/bailiwick/tools
 
-all=(debian shellcheck grpcurl grpc-health-probe h2spec buf python keycloak cargo-deny)
+all=(debian shellcheck grpcurl grpc-health-probe h2spec buf python keycloak cargo-deny cargo-fuzz)
 
 say() { printf 'tools: %s\n' "$*" >&2; }
 fail() { printf 'tools: error: %s\n' "$*" >&2; exit 1; }
@@ -35,6 +35,7 @@ home() {
         h2spec) echo "$cache/h2spec-$H2SPEC_VERSION" ;;
         buf) echo "$cache/buf-$BUF_VERSION" ;;
         cargo-deny) echo "$cache/cargo-deny-$CARGO_DENY_VERSION" ;;
+        cargo-fuzz) echo "$cache/cargo-fuzz-$CARGO_FUZZ_VERSION" ;;
         keycloak) echo "$cache/keycloak-$KEYCLOAK_VERSION" ;;
         python) echo "$cache/python-$KUBERNETES_VALIDATE_VERSION-$OPENAPI_SPEC_VALIDATOR_VERSION" ;;
         *) fail "no tool is called $1; there are: ${all[*]}" ;;
@@ -57,7 +58,7 @@ found() {
             [[ -x $bin/$1 ]] && go version -m "$bin/$1" | awk '$1 == "mod" { print $3 }'
             ;;
         buf) [[ -x $bin/buf ]] && "$bin/buf" --version ;;
-        cargo-deny) [[ -x $bin/cargo-deny ]] && "$bin/cargo-deny" --version | awk '{ print $2 }' ;;
+        cargo-deny | cargo-fuzz) [[ -x $bin/$1 ]] && "$bin/$1" --version | awk '{ print $2 }' ;;
         keycloak) [[ -x $bin/kc.sh ]] && cat "$bin/../built" ;;
         python)
             [[ -x $bin/python ]] && "$bin/python" -c '
@@ -74,6 +75,7 @@ pinned() {
         h2spec) echo "$H2SPEC_VERSION" ;;
         buf) echo "$BUF_VERSION" ;;
         cargo-deny) echo "$CARGO_DENY_VERSION" ;;
+        cargo-fuzz) echo "$CARGO_FUZZ_VERSION" ;;
         keycloak) echo "$KEYCLOAK_VERSION" ;;
         python) echo "$KUBERNETES_VALIDATE_VERSION-$OPENAPI_SPEC_VALIDATOR_VERSION" ;;
     esac
@@ -100,14 +102,14 @@ fetch() {
             npm install --silent --prefix "$dir" --no-save --no-audit --no-fund \
                 "@bufbuild/buf@$BUF_VERSION"
             ;;
-        cargo-deny)
+        cargo-deny | cargo-fuzz)
             # The development profile halves the time to build; the check takes
             # a second longer. RUSTFLAGS of the caller are not for this.
             need cargo "see https://rustup.rs"
             env -u RUSTFLAGS -u RUSTDOCFLAGS \
                 CARGO_TARGET_DIR="$dir/target" CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0 \
                 cargo install --quiet --locked --debug --root "$dir" \
-                "cargo-deny@$CARGO_DENY_VERSION"
+                "$1@$(pinned "$1")"
             rm -rf "$dir/target"
             ;;
         keycloak)

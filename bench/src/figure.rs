@@ -33,6 +33,18 @@ pub(crate) enum Figure {
     /// POST of a new task through the REST gateway
     #[value(name = "rest_post")]
     RestPost,
+    /// The gate, with a credential that it knows
+    #[value(name = "gate_cached_us")]
+    GateCached,
+    /// The gate, with a JWT that it sees for the first time
+    #[value(name = "gate_jwt")]
+    GateJwt,
+    /// The gate, with 100,000 tokens in the store
+    #[value(name = "gate_100k_tokens")]
+    GateTokens,
+    /// From taking a credential back until its calls and streams end
+    #[value(name = "revoke_seen_ms")]
+    RevokeSeen,
 }
 
 /// What a figure has to reach.
@@ -50,7 +62,7 @@ pub(crate) enum Floor {
 
 impl Figure {
     /// All of them, in the order in which they are measured.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::CreateTask,
         Self::OneStepTasks,
         Self::Linear,
@@ -60,6 +72,10 @@ impl Figure {
         Self::StartReady,
         Self::RestGet,
         Self::RestPost,
+        Self::GateCached,
+        Self::GateJwt,
+        Self::GateTokens,
+        Self::RevokeSeen,
     ];
 
     /// Its name in tables and files.
@@ -74,6 +90,10 @@ impl Figure {
             Self::StartReady => "start_ready_100k_ms",
             Self::RestGet => "rest_get",
             Self::RestPost => "rest_post",
+            Self::GateCached => "gate_cached_us",
+            Self::GateJwt => "gate_jwt",
+            Self::GateTokens => "gate_100k_tokens",
+            Self::RevokeSeen => "revoke_seen_ms",
         }
     }
 
@@ -86,7 +106,8 @@ impl Figure {
             | Self::RestGet
             | Self::RestPost => "calls/s",
             Self::OneStepTasks => "tasks/s",
-            Self::Linear | Self::StartReady => "ms",
+            Self::Linear | Self::StartReady | Self::RevokeSeen => "ms",
+            Self::GateCached | Self::GateJwt | Self::GateTokens => "us",
             Self::IdleResident => "MiB",
         }
     }
@@ -100,6 +121,10 @@ impl Figure {
             Self::IdleResident => "idle tonic echo",
             Self::StartReady => "start with an empty data folder",
             Self::RestGet | Self::RestPost => "hand-written axum route, same engine call and auth",
+            Self::GateCached => "an empty async call",
+            Self::GateJwt => "the library's check of the same signatures",
+            Self::GateTokens => "the same with 10 tokens in the store",
+            Self::RevokeSeen => "one GetTask, p50",
         }
     }
 
@@ -113,6 +138,10 @@ impl Figure {
             Self::IdleResident => Floor::ValueAtMost(40.0),
             Self::StartReady => Floor::ValueAtMost(300.0),
             Self::RestGet | Self::RestPost => Floor::None,
+            Self::GateCached => Floor::ValueAtMost(2.0),
+            Self::GateJwt => Floor::RatioAtMost(1.3),
+            Self::GateTokens => Floor::RatioAtMost(1.1),
+            Self::RevokeSeen => Floor::ValueAtMost(1_000.0),
         }
     }
 }

@@ -7,6 +7,7 @@ mod disk;
 mod echo;
 mod error;
 mod figure;
+mod gate;
 mod load;
 mod machine;
 mod measure;
@@ -44,6 +45,10 @@ struct Cli {
     /// The server's program; the one beside this program by default
     #[arg(long, value_name = "PATH")]
     server: Option<PathBuf>,
+    /// Have the servers count the calls of each caller against a limit that
+    /// nobody reaches
+    #[arg(long)]
+    limits: bool,
     /// End with 1 when a figure misses its floor
     #[arg(long)]
     check: bool,
@@ -54,7 +59,8 @@ struct Cli {
     baseline: Option<Baseline>,
 }
 
-/// The baselines, which the bench itself starts.
+/// The baselines and what is measured in this program, each a process of its
+/// own that the bench starts.
 #[derive(Debug, Subcommand)]
 enum Baseline {
     /// Serve the raw tonic echo
@@ -68,6 +74,15 @@ enum Baseline {
         /// The configuration of a server
         #[arg(long)]
         config: PathBuf,
+    },
+    /// Measure the gate alone and print what each look showed
+    Gate {
+        /// Which of its figures
+        #[arg(long, value_enum)]
+        part: gate::Part,
+        /// Where keys and configurations are written
+        #[arg(long)]
+        folder: PathBuf,
     },
 }
 
@@ -101,9 +116,12 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Some(Baseline::AxumServer { config }) => {
             return axum_server::serve(&config).await.map(|()| ExitCode::SUCCESS);
         }
+        Some(Baseline::Gate { part, folder }) => {
+            return gate::run(part, &folder).await.map(|()| ExitCode::SUCCESS);
+        }
         None => {}
     }
-    let (places, target) = places(cli.server)?;
+    let (places, target) = places(cli.server, cli.limits)?;
     let json = cli.json.unwrap_or_else(|| target.join("bench.json"));
     for line in machine::description(&places.work) {
         report::line(line);
@@ -144,7 +162,7 @@ async fn measure_all(bench: &Bench, wanted: &[Figure]) -> (Vec<Measured>, bool) 
 
 /// The programs lie in `target/release`; what is made goes below `target`, so
 /// that it is on the file system of a build and never in memory.
-fn places(server: Option<PathBuf>) -> Result<(Places, PathBuf)> {
+fn places(server: Option<PathBuf>, limits: bool) -> Result<(Places, PathBuf)> {
     let bench = std::env::current_exe().tried("find this program")?;
     let folder = bench.parent().ok_or_else(|| wrong("this program lies nowhere"))?;
     let target = folder.parent().unwrap_or(folder).to_owned();
@@ -155,5 +173,5 @@ fn places(server: Option<PathBuf>) -> Result<(Places, PathBuf)> {
             server.display()
         )));
     }
-    Ok((Places { server, bench: bench.clone(), work: target.clone() }, target))
+    Ok((Places { server, bench: bench.clone(), work: target.clone(), limits }, target))
 }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bailiwick::authn::tokens::{self, Claims, KeyKind};
+use bailiwick::authn::tokens::{self, Claims, KeyKind, KeyPairPem};
 use bailiwick_client::{Auth, Client, connect_with_auth, pb::v1 as pb};
 use tempfile::TempDir;
 
@@ -52,7 +52,10 @@ steps:
     dependencies: [third]
 ";
 
-const ISSUER: &str = "bailiwick-bench";
+/// Whose JWTs the servers take.
+pub(crate) const ISSUER: &str = "bailiwick-bench";
+/// More calls than anybody makes.
+const LIMITS: &str = "[limits]\nrequests_per_second = 1000000\n\n";
 const TOKEN_LIFE: Duration = Duration::from_hours(1);
 
 /// Whether a server asks for credentials.
@@ -73,6 +76,8 @@ pub(crate) struct Places {
     pub(crate) bench: PathBuf,
     /// On the file system that is measured.
     pub(crate) work: PathBuf,
+    /// Whether servers count calls against a limit.
+    pub(crate) limits: bool,
 }
 
 impl Places {
@@ -93,6 +98,8 @@ pub(crate) struct Setup {
     http: SocketAddr,
     api_key: Auth,
     jwt: Auth,
+    root: Auth,
+    jwt_key: Option<KeyPairPem>,
 }
 
 impl Setup {
@@ -102,30 +109,37 @@ impl Setup {
         let path = folder.path();
         let (grpc, http) = (free_address()?, free_address()?);
         let data = data.map_or_else(|| path.join("data"), Path::to_owned);
+        let limits = if places.limits { LIMITS } else { "" };
         let mut text = format!(
-            "[server]\ngrpc_listen = \"{grpc}\"\nhttp_listen = \"{http}\"\n\n\
+            "{limits}[server]\ngrpc_listen = \"{grpc}\"\nhttp_listen = \"{http}\"\n\n\
              [storage]\nurl = \"sqlite:{}\"\n\n[auth]\nenabled = {}\n",
             data.join("bailiwick.db").display(),
             access == Access::Secured,
         );
-        let (mut api_key, mut jwt) = (Auth::None, Auth::None);
+        let (mut api_key, mut jwt, mut root) = (Auth::None, Auth::None, Auth::None);
+        let mut jwt_key = None;
         if access == Access::Secured {
             let pair =
                 tokens::generate(KeyKind::Ed25519).map_err(|error| wrong(error.to_string()))?;
             fs::write(path.join("jwt.pem"), &pair.public).tried("write the public key")?;
             let key = format!("bench-{:032x}", rand::random::<u128>());
+            let root_key = format!("root-{:032x}", rand::random::<u128>());
             text = format!(
                 "{text}jwt_public_key_path = \"jwt.pem\"\njwt_issuer = \"{ISSUER}\"\n\
                  jwt_audience = \"{ISSUER}\"\n\n[[auth.api_keys]]\nkey = \"{key}\"\n\
-                 permissions = [\"*\"]\nnamespaces = [\"{NAMESPACE}\"]\ndescription = \"bench\"\n"
+                 permissions = [\"*\"]\nnamespaces = [\"{NAMESPACE}\"]\ndescription = \"bench\"\n\n\
+                 [[auth.api_keys]]\nkey = \"{root_key}\"\npermissions = [\"*\"]\n\
+                 namespaces = [\"*\"]\ndescription = \"root\"\n"
             );
-            jwt = Auth::Bearer(token(&pair.private)?);
+            jwt = Auth::Bearer(token(&pair.private, "bench")?);
             api_key = Auth::ApiKey { key, header: None };
+            root = Auth::ApiKey { key: root_key, header: None };
+            jwt_key = Some(pair);
         }
         let config = path.join("bailiwick.toml");
         fs::write(&config, text).tried("write the configuration")?;
         let log = path.join("server.log");
-        Ok(Self { _folder: folder, config, log, grpc, http, api_key, jwt })
+        Ok(Self { _folder: folder, config, log, grpc, http, api_key, jwt, root, jwt_key })
     }
 
     /// Starts a server and waits until it serves.
@@ -162,6 +176,17 @@ impl Setup {
         Ok(())
     }
 
+    /// The key that may do everything everywhere.
+    pub(crate) fn root(&self) -> &Auth {
+        &self.root
+    }
+
+    /// A JWT of another subject.
+    pub(crate) fn jwt_of(&self, subject: &str) -> Result<Auth> {
+        let key = self.jwt_key.as_ref().ok_or_else(|| wrong("JWTs are not taken"))?;
+        token(&key.private, subject).map(Auth::Bearer)
+    }
+
     /// Where REST listens.
     pub(crate) fn http(&self) -> SocketAddr {
         self.http
@@ -182,11 +207,11 @@ fn text(path: &Path) -> Result<&str> {
     path.to_str().ok_or_else(|| wrong(format!("{} is not UTF-8", path.display())))
 }
 
-fn token(private_key: &str) -> Result<String> {
+fn token(private_key: &str, subject: &str) -> Result<String> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     let claims = Claims {
-        sub: "bench".to_owned(),
+        sub: subject.to_owned(),
         iss: ISSUER.to_owned(),
         aud: ISSUER.to_owned(),
         iat: seconds(now),

@@ -2,9 +2,11 @@
 //! and the median of each, because machines are noisy.
 
 mod access;
+mod gate;
 mod latency;
 mod life;
 mod rest;
+mod revoke;
 mod throughput;
 
 use std::{path::PathBuf, sync::atomic::AtomicU64, time::Duration};
@@ -49,6 +51,10 @@ impl Bench {
             Figure::IdleResident => Box::pin(life::idle(self)).await,
             Figure::StartReady => Box::pin(life::start(self)).await,
             Figure::RestGet | Figure::RestPost => Box::pin(rest::measure(self, figure)).await,
+            Figure::GateCached => gate::cached(self).await,
+            Figure::GateJwt => gate::jwt(self).await,
+            Figure::GateTokens => gate::tokens(self).await,
+            Figure::RevokeSeen => Box::pin(revoke::seen(self)).await,
         }
     }
 

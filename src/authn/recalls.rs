@@ -14,23 +14,31 @@ use crate::{
     storage::Recall,
 };
 
-/// Issuer and subject; no subject is every one.
-type Whom = (String, Option<String>);
+/// Until when an issuer's tokens count no more.
+#[derive(Debug, Default)]
+struct Recalled {
+    everybody: Option<Timestamp>,
+    subjects: HashMap<String, Timestamp>,
+}
 
 /// What was taken back.
 #[derive(Debug, Default)]
 pub struct Recalls {
     /// Spares most servers the look-up.
     any: AtomicBool,
-    until: RwLock<HashMap<Whom, Timestamp>>,
+    issuers: RwLock<HashMap<String, Recalled>>,
 }
 
 impl Recalls {
     /// Takes one up that is on disk now.
     pub fn insert(&self, recall: Recall) {
         let Recall { issuer, subject, until } = recall;
-        let mut all = self.until.write().unwrap_or_else(PoisonError::into_inner);
-        let kept = all.entry((issuer, subject)).or_insert(until);
+        let mut issuers = self.issuers.write().unwrap_or_else(PoisonError::into_inner);
+        let recalled = issuers.entry(issuer).or_default();
+        let kept = match subject {
+            Some(subject) => recalled.subjects.entry(subject).or_insert(until),
+            None => recalled.everybody.get_or_insert(until),
+        };
         *kept = until.max(*kept);
         self.any.store(true, Ordering::Release);
     }
@@ -42,13 +50,11 @@ impl Recalls {
         if !self.any.load(Ordering::Acquire) {
             return false;
         }
-        let all = self.until.read().unwrap_or_else(PoisonError::into_inner);
-        let issuer = identity.issuer.to_string();
-        let recalled = |subject: Option<String>| {
-            all.get(&(issuer.clone(), subject))
-                .is_some_and(|until| issued_at.is_none_or(|at| at <= *until))
-        };
-        recalled(None) || recalled(Some(identity.subject.to_string()))
+        let issuers = self.issuers.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(recalled) = issuers.get(&*identity.issuer) else { return false };
+        let covers = |until: &Timestamp| issued_at.is_none_or(|at| at <= *until);
+        recalled.everybody.as_ref().is_some_and(covers)
+            || recalled.subjects.get(&*identity.subject).is_some_and(covers)
     }
 }
 

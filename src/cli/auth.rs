@@ -12,7 +12,7 @@ use std::{
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use super::{Connection, Error, Format, Result, certs, credentials, output, scan, view};
+use super::{Connection, Error, Format, Result, api_keys, certs, credentials, output, scan, view};
 use crate::{
     authn::{
         PublicKey,
@@ -86,8 +86,8 @@ pub(super) enum Command {
         /// The token's prefix, whole
         prefix: String,
         /// For how long the old one still counts, as 10m
-        #[arg(long, value_name = "DURATION", value_parser = super::work::duration)]
-        overlap: Option<Duration>,
+        #[arg(long, value_name = "DURATION", value_parser = super::duration::seconds)]
+        overlap: Option<u32>,
     },
     /// Mint the successor of a token with only the permissions that were used,
     /// and print it, once; needs root
@@ -112,7 +112,7 @@ pub(super) enum Command {
     },
     /// API keys: create, list, get, revoke, delete
     #[command(subcommand)]
-    ApiKey(credentials::KeyCommand),
+    ApiKey(api_keys::Command),
     /// Find leaked secrets in files, in git history and on standard input
     #[command(after_help = scan::HELP)]
     Scan(scan::Scan),
@@ -232,16 +232,16 @@ pub(super) async fn run(
             credentials::get(prefix, connection, format).await
         }
         Command::RevokeToken { prefix, cascade } => {
-            credentials::revoke(prefix, cascade, connection).await
+            credentials::revoke(prefix, cascade, connection, format).await
         }
         Command::RotateToken { prefix, overlap } => {
             credentials::rotate(prefix, overlap, connection, format).await
         }
         Command::TightenToken(args) => credentials::tighten(args, connection, format).await,
         Command::RevokeSubject { issuer, subject, cascade } => {
-            credentials::revoke_subject(issuer, subject, cascade, connection).await
+            credentials::revoke_subject(issuer, subject, cascade, connection, format).await
         }
-        Command::ApiKey(command) => credentials::key(command, connection, format).await,
+        Command::ApiKey(command) => api_keys::run(command, connection, format).await,
         Command::Scan(args) => Box::pin(scan::run(args, connection, format)).await,
         Command::Whoami => whoami(connection, format).await,
         Command::CanI { permissions, namespace } => {

@@ -1,11 +1,10 @@
-//! `bailiwick auth …` about credentials that a server gave out: tokens, which
-//! root manages, and API keys.
+//! `bailiwick auth …` about tokens that a server gave out, which root manages.
 
 use bailiwick_client::Client;
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde::Serialize;
 
-use super::{Connection, Error, Format, Result, output, view, work::duration};
+use super::{Connection, Error, Format, Result, duration::seconds, output, view};
 use crate::pb::v1 as pb;
 
 /// What stands on standard error beside a secret on standard output.
@@ -29,8 +28,8 @@ pub(super) struct Mint {
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     namespaces: Vec<String>,
     /// How long it lives, as 24h [default: for ever]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    expires_in: Option<std::time::Duration>,
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    expires_in: Option<u32>,
     /// How many calls it opens [default: any number]
     #[arg(long, value_name = "COUNT")]
     max_uses: Option<u32>,
@@ -46,8 +45,8 @@ pub(super) struct Mint {
 #[derive(Args, Debug, Default)]
 pub(super) struct List {
     /// Only tokens that were not used for so long, as 30d
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    idle: Option<std::time::Duration>,
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    idle: Option<u32>,
     /// Only tokens with permissions that were never used
     #[arg(long)]
     unused: bool,
@@ -58,82 +57,18 @@ pub(super) struct Tighten {
     /// The token's prefix, whole
     prefix: String,
     /// For how long the old one still counts, as 1h
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    overlap: Option<std::time::Duration>,
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    overlap: Option<u32>,
     /// Only what was used in this time counts as used, as 30d [default: ever]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    since: Option<std::time::Duration>,
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    since: Option<u32>,
     /// Only print what would be kept and dropped
     #[arg(long)]
     dry_run: bool,
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum KeyCommand {
-    /// Create a key and print it, once
-    #[command(
-        after_help = "Examples:\n  bailiwick auth api-key create --name ci --scope tasks:create,tasks:read --namespaces shop\n  bailiwick auth api-key create --name backup --full-access --expires-in 24h"
-    )]
-    Create(CreateKey),
-    /// List keys, newest first
-    #[command(
-        after_help = "Examples:\n  bailiwick auth api-key list\n  bailiwick auth api-key list --namespace shop --format json"
-    )]
-    List {
-        /// Only keys that hold in this namespace
-        #[arg(long)]
-        namespace: Option<String>,
-    },
-    /// Show a key
-    #[command(after_help = "Examples:\n  bailiwick auth api-key get 0k3v9x2m1q8z")]
-    Get {
-        /// Its id
-        id: String,
-    },
-    /// Take a key back; its next call fails
-    #[command(after_help = "Examples:\n  bailiwick auth api-key revoke 0k3v9x2m1q8z")]
-    Revoke {
-        /// Its id
-        id: String,
-        /// Also the keys that it made, and theirs
-        #[arg(long)]
-        cascade: bool,
-    },
-    /// Remove a key that was revoked or has expired
-    #[command(after_help = "Examples:\n  bailiwick auth api-key delete 0k3v9x2m1q8z")]
-    Delete {
-        /// Its id
-        id: String,
-    },
-}
-
-#[derive(Args, Debug)]
-pub(super) struct CreateKey {
-    /// What it is called in lists and logs
-    #[arg(long)]
-    name: String,
-    /// The permissions, separated by commas; may be given several times
-    #[arg(
-        long = "scope",
-        alias = "scopes",
-        value_delimiter = ',',
-        value_name = "LIST",
-        required_unless_present = "full_access"
-    )]
-    scopes: Vec<String>,
-    /// Where the permissions hold, separated by commas [default: everywhere]
-    #[arg(long, value_delimiter = ',', value_name = "LIST")]
-    namespaces: Vec<String>,
-    /// How long it lives, as 24h [default: for ever]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    expires_in: Option<std::time::Duration>,
-    /// Every permission; needs `*` in every namespace
-    #[arg(long, conflicts_with = "scopes")]
-    full_access: bool,
-}
-
 /// Prints a secret alone, so that it can go into a file or a pipe.
-fn show_secret<T: Serialize>(secret: &str, whole: &T, format: Format) -> Result {
+pub(super) fn show_secret<T: Serialize>(secret: &str, whole: &T, format: Format) -> Result {
     output::note(NOTICE);
     match format {
         Format::Table => output::line(secret),
@@ -161,8 +96,16 @@ struct Minted {
     name: Option<String>,
     #[serde(rename = "createdAt")]
     created_at: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    namespaces: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_uses: Option<u32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    client_networks: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<String>,
 }
 
 impl From<pb::MintTokenResponse> for Minted {
@@ -174,14 +117,12 @@ impl From<pb::MintTokenResponse> for Minted {
             prefix: answer.prefix,
             scopes: answer.scopes,
             name: answer.name,
+            namespaces: answer.namespaces,
+            max_uses: answer.max_uses,
+            client_networks: answer.client_networks,
+            parent: answer.parent,
         }
     }
-}
-
-fn seconds(life: Option<std::time::Duration>) -> Result<Option<u32>> {
-    life.map(|life| u32::try_from(life.as_secs()))
-        .transpose()
-        .map_err(|_| Error::Usage("the duration is too long".to_owned()))
 }
 
 pub(super) async fn mint(args: Mint, connection: &Connection, format: Format) -> Result {
@@ -190,7 +131,7 @@ pub(super) async fn mint(args: Mint, connection: &Connection, format: Format) ->
         scopes: args.scopes,
         name: args.name,
         namespaces: args.namespaces,
-        expires_in_seconds: seconds(args.expires_in)?,
+        expires_in_seconds: args.expires_in,
         max_uses: args.max_uses,
         client_networks: args.client_networks,
         parent: args.parent,
@@ -202,18 +143,14 @@ pub(super) async fn mint(args: Mint, connection: &Connection, format: Format) ->
 
 pub(super) async fn rotate(
     prefix: String,
-    overlap: Option<std::time::Duration>,
+    overlap: Option<u32>,
     connection: &Connection,
     format: Format,
 ) -> Result {
     let client = connection.client().await?;
-    let overlap_seconds = seconds(overlap)?.unwrap_or(0);
-    let request = pb::RotateTokenRequest { prefix, overlap_seconds };
+    let request = pb::RotateTokenRequest { prefix, overlap_seconds: overlap.unwrap_or_default() };
     let answer = client.auth_admin().rotate_token(request).await.map_err(root_only)?.into_inner();
-    let minted: Minted = answer
-        .token
-        .ok_or_else(|| Error::Failed("the server's answer has no token".to_owned()))?
-        .into();
+    let minted: Minted = answer.token.ok_or_else(|| incomplete("token"))?.into();
     show_secret(&minted.token, &minted, format)
 }
 
@@ -229,8 +166,8 @@ pub(super) async fn tighten(args: Tighten, connection: &Connection, format: Form
     let client = connection.client().await?;
     let request = pb::TightenTokenRequest {
         prefix: args.prefix,
-        overlap_seconds: seconds(args.overlap)?.unwrap_or(0),
-        since_seconds: seconds(args.since)?,
+        overlap_seconds: args.overlap.unwrap_or_default(),
+        since_seconds: args.since,
         dry_run: args.dry_run,
     };
     let answer = client.auth_admin().tighten_token(request).await.map_err(root_only)?.into_inner();
@@ -250,11 +187,19 @@ pub(super) async fn tighten(args: Tighten, connection: &Connection, format: Form
     }
 }
 
-pub(super) async fn revoke(prefix: String, cascade: bool, connection: &Connection) -> Result {
+pub(super) async fn revoke(
+    prefix: String,
+    cascade: bool,
+    connection: &Connection,
+    format: Format,
+) -> Result {
     let client = connection.client().await?;
     let request = pb::RevokeTokenRequest { prefix, cascade };
     let answer = client.auth_admin().revoke_token(request).await.map_err(root_only)?.into_inner();
-    output::line(format!("revoked {}", answer.revoked.join(", ")))
+    match format {
+        Format::Json => output::json(&serde_json::json!({ "revoked": answer.revoked })),
+        Format::Table => output::line(format!("revoked {}", answer.revoked.join(", "))),
+    }
 }
 
 pub(super) async fn revoke_subject(
@@ -262,15 +207,24 @@ pub(super) async fn revoke_subject(
     subject: Option<String>,
     cascade: bool,
     connection: &Connection,
+    format: Format,
 ) -> Result {
     let client = connection.client().await?;
     let request = pb::RevokeSubjectRequest { issuer, subject, cascade };
     let answer = client.auth_admin().revoke_subject(request).await.map_err(root_only)?.into_inner();
     let until = view::times(answer.revoked_before.as_ref()).unwrap_or_default();
-    output::line(format!("revoked what was issued until {until}"))?;
-    match answer.revoked.as_slice() {
-        [] => Ok(()),
-        made => output::line(format!("revoked {}", made.join(", "))),
+    match (format, answer.revoked.as_slice()) {
+        (Format::Json, revoked) => output::json(&serde_json::json!({
+            "revoked_before": until,
+            "revoked": revoked,
+        })),
+        (Format::Table, revoked) => {
+            output::line(format!("revoked what was issued until {until}"))?;
+            if revoked.is_empty() {
+                return Ok(());
+            }
+            output::line(format!("revoked {}", revoked.join(", ")))
+        }
     }
 }
 
@@ -290,8 +244,12 @@ struct Token {
     max_uses: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     uses: Option<u32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    client_networks: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    family: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_used_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -301,14 +259,14 @@ struct Token {
 }
 
 #[derive(Serialize)]
-struct PermissionUse {
+pub(super) struct PermissionUse {
     permission: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_used_at: Option<String>,
     observable: bool,
 }
 
-fn uses(uses: Vec<pb::PermissionUse>) -> Vec<PermissionUse> {
+pub(super) fn uses(uses: Vec<pb::PermissionUse>) -> Vec<PermissionUse> {
     let shown = |used: pb::PermissionUse| PermissionUse {
         last_used_at: view::times(used.last_used_at.as_ref()),
         permission: used.permission,
@@ -317,11 +275,16 @@ fn uses(uses: Vec<pb::PermissionUse>) -> Vec<PermissionUse> {
     uses.into_iter().map(shown).collect()
 }
 
+/// A cell of a table that has nothing to say.
+fn or_dash(cell: String) -> String {
+    if cell.is_empty() { "-".to_owned() } else { cell }
+}
+
 /// The most permissions that a cell of a table names.
 const NAMED_MAX: usize = 4;
 
 /// What was never used, in a cell; nothing is known about configured keys.
-fn unused(unused: &[String], uses: &[PermissionUse]) -> String {
+pub(super) fn unused(unused: &[String], uses: &[PermissionUse]) -> String {
     let observable = uses.iter().filter(|used| used.observable).count();
     match unused.len() {
         0 => "-".to_owned(),
@@ -343,7 +306,9 @@ impl From<pb::Token> for Token {
             namespaces: token.namespaces,
             max_uses: token.max_uses,
             uses: token.uses,
+            client_networks: token.client_networks,
             parent: token.parent,
+            family: token.family,
             idle_seconds: token.idle_seconds,
             permission_uses: uses(token.permission_uses),
             unused_permissions: token.unused_permissions,
@@ -368,37 +333,52 @@ async fn tokens(client: &Client) -> Result<Vec<Token>> {
 /// DK-34: no secret is anywhere in it.
 pub(super) async fn list(args: &List, connection: &Connection, format: Format) -> Result {
     let mut tokens = tokens(&connection.client().await?).await?;
-    let idle = seconds(args.idle)?;
     tokens.retain(|token| {
-        idle.is_none_or(|least| token.idle_seconds.is_some_and(|idle| idle >= least))
+        args.idle.is_none_or(|least| token.idle_seconds.is_some_and(|idle| idle >= least))
             && (!args.unused || !token.unused_permissions.is_empty())
     });
-    show(tokens, format)
+    match format {
+        Format::Json => output::json(&serde_json::json!({ "tokens": tokens })),
+        Format::Table => show(tokens),
+    }
 }
 
 pub(super) async fn get(prefix: String, connection: &Connection, format: Format) -> Result {
     let client = connection.client().await?;
     let request = pb::GetTokenRequest { prefix };
     let answer = client.auth_admin().get_token(request).await.map_err(root_only)?.into_inner();
-    show(answer.token.into_iter().map(Token::from).collect(), format)
+    let token: Token = answer.token.ok_or_else(|| incomplete("token"))?.into();
+    match format {
+        Format::Json => output::json(&token),
+        Format::Table => show(vec![token]),
+    }
 }
 
-fn show(tokens: Vec<Token>, format: Format) -> Result {
-    if format == Format::Json {
-        return output::json(&serde_json::json!({ "tokens": tokens }));
-    }
+pub(super) fn incomplete(what: &str) -> Error {
+    Error::Failed(format!("the server's answer has no {what}"))
+}
+
+fn show(tokens: Vec<Token>) -> Result {
     let rows: Vec<Vec<String>> = tokens
         .into_iter()
         .map(|token| {
             let unused = unused(&token.unused_permissions, &token.permission_uses);
             let label = [token.name, token.created_at].into_iter().flatten();
+            let uses = match (token.uses, token.max_uses) {
+                (uses, Some(most)) => format!("{}/{most}", uses.unwrap_or_default()),
+                (Some(uses), None) => uses.to_string(),
+                (None, None) => "-".to_owned(),
+            };
             vec![
                 token.prefix,
                 token.source,
                 token.scopes.join(","),
                 label.collect::<Vec<_>>().join(" / "),
                 token.namespaces.join(","),
+                or_dash(token.client_networks.join(",")),
                 token.expires_at.unwrap_or_else(|| "never".to_owned()),
+                uses,
+                or_dash(token.parent.unwrap_or_default()),
                 token.last_used_at.unwrap_or_else(|| "-".to_owned()),
                 unused,
             ]
@@ -410,152 +390,12 @@ fn show(tokens: Vec<Token>, format: Format) -> Result {
         "SCOPES",
         "NAME / CREATED",
         "NAMESPACES",
+        "NETWORKS",
         "EXPIRES",
+        "USES",
+        "PARENT",
         "LAST USED",
         "UNUSED",
     ];
-    output::table(&headings, &rows)
-}
-
-#[derive(Serialize)]
-struct Made {
-    key: String,
-    id: String,
-    name: String,
-    scopes: Vec<String>,
-    namespaces: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires_at: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Key {
-    id: String,
-    name: String,
-    scopes: Vec<String>,
-    namespaces: Vec<String>,
-    state: &'static str,
-    created_by: String,
-    created_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_used_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    idle_seconds: Option<u32>,
-    permission_uses: Vec<PermissionUse>,
-    unused_permissions: Vec<String>,
-}
-
-impl From<pb::ApiKey> for Key {
-    fn from(key: pb::ApiKey) -> Self {
-        let state = match key.state() {
-            pb::ApiKeyState::Active => "active",
-            pb::ApiKeyState::Revoked => "revoked",
-            pb::ApiKeyState::Expired => "expired",
-            pb::ApiKeyState::Unspecified => "unknown",
-        };
-        Self {
-            state,
-            created_at: view::times(key.created_at.as_ref()),
-            expires_at: view::times(key.expires_at.as_ref()),
-            last_used_at: view::times(key.last_used_at.as_ref()),
-            id: key.id,
-            name: key.name,
-            scopes: key.scopes,
-            namespaces: key.namespaces,
-            created_by: key.created_by,
-            idle_seconds: key.idle_seconds,
-            permission_uses: uses(key.permission_uses),
-            unused_permissions: key.unused_permissions,
-        }
-    }
-}
-
-pub(super) async fn key(command: KeyCommand, connection: &Connection, format: Format) -> Result {
-    let client = connection.client().await?;
-    match command {
-        KeyCommand::Create(args) => create_key(args, &client, format).await,
-        KeyCommand::List { namespace } => list_keys(namespace, &client, format).await,
-        KeyCommand::Get { id } => {
-            let request = pb::GetApiKeyRequest { id };
-            let answer = client.auth_admin().get_api_key(request).await?.into_inner();
-            show_keys(answer.api_key.into_iter().map(Key::from).collect(), format)
-        }
-        KeyCommand::Revoke { id, cascade } => {
-            let request = pb::RevokeApiKeyRequest { id, cascade };
-            let answer = client.auth_admin().revoke_api_key(request).await?.into_inner();
-            show_keys(answer.api_key.into_iter().map(Key::from).collect(), format)
-        }
-        KeyCommand::Delete { id } => {
-            client.auth_admin().delete_api_key(pb::DeleteApiKeyRequest { id: id.clone() }).await?;
-            output::line(format!("deleted {id}"))
-        }
-    }
-}
-
-async fn create_key(args: CreateKey, client: &Client, format: Format) -> Result {
-    let expires_at =
-        args.expires_in.map(|life| prost_types::Timestamp::from(std::time::UNIX_EPOCH + life));
-    // Relative to now, which is the clock's.
-    let now = crate::domain::Clock::now(&crate::server::SystemClock);
-    let expires_at = expires_at.map(|life| prost_types::Timestamp {
-        seconds: life.seconds.saturating_add(now.seconds()),
-        nanos: life.nanos,
-    });
-    let request = pb::CreateApiKeyRequest {
-        name: args.name,
-        scopes: args.scopes,
-        namespaces: args.namespaces,
-        expires_at,
-        full_access: args.full_access,
-    };
-    let made = client.auth_admin().create_api_key(request).await?.into_inner();
-    let made = Made {
-        expires_at: view::times(made.expires_at.as_ref()),
-        key: made.key,
-        id: made.id,
-        name: made.name,
-        scopes: made.scopes,
-        namespaces: made.namespaces,
-    };
-    show_secret(&made.key, &made, format)
-}
-
-async fn list_keys(namespace: Option<String>, client: &Client, format: Format) -> Result {
-    let mut keys = Vec::new();
-    let mut request =
-        pb::ListApiKeysRequest { namespace, page_size: 500, page_token: String::new() };
-    loop {
-        let page = client.auth_admin().list_api_keys(request.clone()).await?.into_inner();
-        keys.extend(page.api_keys.into_iter().map(Key::from));
-        if page.next_page_token.is_empty() {
-            return show_keys(keys, format);
-        }
-        request.page_token = page.next_page_token;
-    }
-}
-
-fn show_keys(keys: Vec<Key>, format: Format) -> Result {
-    if format == Format::Json {
-        return output::json(&serde_json::json!({ "api_keys": keys }));
-    }
-    let rows: Vec<Vec<String>> = keys
-        .into_iter()
-        .map(|key| {
-            vec![
-                key.id,
-                key.name,
-                key.scopes.join(","),
-                key.namespaces.join(","),
-                key.state.to_owned(),
-                key.expires_at.unwrap_or_else(|| "never".to_owned()),
-                key.last_used_at.unwrap_or_else(|| "-".to_owned()),
-                unused(&key.unused_permissions, &key.permission_uses),
-            ]
-        })
-        .collect();
-    let headings =
-        ["ID", "NAME", "SCOPES", "NAMESPACES", "STATE", "EXPIRES", "LAST USED", "UNUSED"];
     output::table(&headings, &rows)
 }

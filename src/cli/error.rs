@@ -1,7 +1,8 @@
 //! What a command ends with: the exit code says what a script can do about it.
 
-use std::process::ExitCode;
+use std::{borrow::Cow, process::ExitCode};
 
+use bailiwick_client::Refusal;
 use thiserror::Error as ThisError;
 
 /// Why a command failed.
@@ -35,22 +36,48 @@ impl Error {
     }
 
     /// What to do next, where a line more helps.
-    pub(crate) fn hint(&self) -> Option<&'static str> {
+    pub(crate) fn hint(&self) -> Option<Cow<'static, str>> {
         match self {
-            Self::Client(bailiwick_client::Error::Unreachable { .. }) => Some(
-                "is the server running? `bailiwick serve` starts one; --url or BAILIWICK_URL says where it is",
-            ),
-            Self::Client(error) => match error.reason() {
-                Some("CREDENTIALS_MISSING") => {
-                    Some("give --token-file, or set BAILIWICK_AUTH_TOKEN or BAILIWICK_API_KEY")
-                }
-                Some("CREDENTIALS_EXPIRED") => {
-                    Some("`bailiwick auth generate-token` makes a new one")
-                }
-                Some("PERMISSION_MISSING") => Some("`bailiwick auth whoami` shows what you hold"),
-                _ => None,
-            },
-            Self::Failed(_) | Self::Usage(_) | Self::Output(_) => None,
+            Self::Client(bailiwick_client::Error::Unreachable { reason, .. }) => {
+                Some(unreachable(reason).into())
+            }
+            Self::Client(bailiwick_client::Error::Refused(refusal)) => refused(refusal),
+            Self::Client(_) | Self::Failed(_) | Self::Usage(_) | Self::Output(_) => None,
+        }
+    }
+}
+
+/// What an unreachable server's reason, as TLS and HTTP/2 word it, calls for.
+fn unreachable(reason: &str) -> &'static str {
+    let says = |parts: &[&str]| parts.iter().any(|part| reason.contains(part));
+    if says(&["UnknownIssuer", "BadSignature"]) {
+        "no authority that is trusted here made the server's certificate; --tls-ca or BAILIWICK_TLS_CA names the authority's file"
+    } else if says(&["invalid peer certificate"]) {
+        "the server runs, but its certificate does not fit: --url must name the server as the certificate does, and the certificate must be valid now"
+    } else if says(&["InvalidContentType", "corrupt message", "tls handshake eof"]) {
+        "the server does not seem to speak TLS: then its url begins with http://"
+    } else if says(&["broken pipe", "connection reset", "Connection reset"]) {
+        "the server ended the connection; when it speaks TLS, its url begins with https://"
+    } else {
+        "is the server running? `bailiwick serve` starts one; --url or BAILIWICK_URL says where it is"
+    }
+}
+
+fn refused(refusal: &Refusal) -> Option<Cow<'static, str>> {
+    match refusal.reason.as_deref() {
+        Some("CREDENTIALS_MISSING") => {
+            Some("give --token-file, or set BAILIWICK_AUTH_TOKEN or BAILIWICK_API_KEY".into())
+        }
+        Some("CREDENTIALS_EXPIRED") => Some(
+            "for a JWT: `bailiwick auth generate-token`, or its issuer, makes a new one; for bwk_…: `bailiwick auth mint-token` or `auth api-key create`"
+                .into(),
+        ),
+        Some("PERMISSION_MISSING") => Some("`bailiwick auth whoami` shows what you hold".into()),
+        _ => {
+            let wait = refusal.retry_after?;
+            // Never too early.
+            let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+            Some(format!("try again in {seconds} s").into())
         }
     }
 }

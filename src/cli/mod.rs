@@ -2,10 +2,12 @@
 //! and `worker`. Exit codes: 0 done, 1 refused or not found, 2 wrong usage,
 //! 3 server unreachable.
 
+mod api_keys;
 mod auth;
 mod certs;
 mod connect;
 mod credentials;
+mod duration;
 mod error;
 mod output;
 mod quickstart;
@@ -33,7 +35,7 @@ use output::Format;
 #[derive(Debug, Parser)]
 #[command(name = "bailiwick", version, about, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
-    /// The server's configuration (`serve` reads it)
+    /// The configuration that `serve`, `worker run` and `auth generate-token` read
     #[arg(short, long, global = true, value_name = "FILE", env = "BAILIWICK_CONFIG")]
     config: Option<PathBuf>,
     /// How to print results

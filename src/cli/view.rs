@@ -9,10 +9,19 @@ use serde_json::value::RawValue;
 
 use crate::pb::v1 as pb;
 
-/// RFC 3339, in UTC.
+/// RFC 3339, in UTC, with 0, 3, 6 or 9 digits below the second, as JSON of
+/// protos has it.
 pub(crate) fn time(at: &Timestamp) -> String {
-    jiff::Timestamp::new(at.seconds, at.nanos)
-        .map_or_else(|_| "out of range".to_owned(), |at| at.to_string())
+    let Ok(moment) = jiff::Timestamp::new(at.seconds, at.nanos) else {
+        return "out of range".to_owned();
+    };
+    let digits = match at.nanos {
+        0 => 0,
+        nanos if nanos % 1_000_000 == 0 => 3,
+        nanos if nanos % 1_000 == 0 => 6,
+        _ => 9,
+    };
+    format!("{moment:.digits$}")
 }
 
 pub(crate) fn times(at: Option<&Timestamp>) -> Option<String> {
@@ -484,5 +493,23 @@ impl From<pb::WhoAmIResponse> for Identity {
             root: answer.root,
             expires_at: times(answer.expires_at.as_ref()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_as_many_digits_as_in_rest() {
+        for (nanos, shown) in [
+            (0, "1970-01-01T00:00:01Z"),
+            (500_000_000, "1970-01-01T00:00:01.500Z"),
+            (263_040_000, "1970-01-01T00:00:01.263040Z"),
+            (1, "1970-01-01T00:00:01.000000001Z"),
+        ] {
+            assert_eq!(time(&Timestamp { seconds: 1, nanos }), shown);
+        }
+        assert_eq!(time(&Timestamp { seconds: i64::MAX, nanos: 0 }), "out of range");
     }
 }

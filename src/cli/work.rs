@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::{Connection, Error, Format, Result, output, read_json, view};
+use super::{Connection, Error, Format, Result, duration::duration, output, read_json, view};
 use crate::pb::v1 as pb;
 
 #[derive(Debug, Subcommand)]
@@ -66,23 +66,6 @@ pub(super) struct Lease {
     worker: Option<String>,
 }
 
-/// `500ms`, `30s`, `5m` or `2h`.
-pub(super) fn duration(text: &str) -> std::result::Result<Duration, String> {
-    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number
-        .parse()
-        .map_err(|_| "a duration is a number with ms, s, m, h or d, as 30s".to_owned())?;
-    match unit {
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" | "" => Ok(Duration::from_secs(number)),
-        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
-        "h" => Ok(Duration::from_secs(number.saturating_mul(3600))),
-        "d" => Ok(Duration::from_secs(number.saturating_mul(86_400))),
-        _ => Err("a duration ends in ms, s, m, h or d".to_owned()),
-    }
-}
-
 pub(super) async fn run(command: Command, connection: &Connection, format: Format) -> Result {
     let client = connection.client().await?;
     match command {
@@ -91,10 +74,17 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
             let request = pb::HeartbeatStepRequest { lease_id };
             let answer = client.workers().heartbeat_step(request).await?.into_inner();
             match answer.state() {
-                pb::LeaseState::Held => output::line(format!(
-                    "held until {}",
-                    answer.deadline.as_ref().map(view::time).unwrap_or_default()
-                )),
+                pb::LeaseState::Held => {
+                    let deadline = view::times(answer.deadline.as_ref()).unwrap_or_default();
+                    match format {
+                        Format::Json => output::json(&serde_json::json!({
+                            "lease_id": answer.lease_id,
+                            "state": "held",
+                            "deadline": deadline,
+                        })),
+                        Format::Table => output::line(format!("held until {deadline}")),
+                    }
+                }
                 pb::LeaseState::Cancelled => {
                     Err(Error::Failed("the task was cancelled: stop".to_owned()))
                 }
@@ -107,13 +97,24 @@ pub(super) async fn run(command: Command, connection: &Connection, format: Forma
             let result = result.as_deref().map(read_json).transpose()?.unwrap_or_default();
             let request = pb::CompleteStepRequest { lease_id, result };
             let answer = client.workers().complete_step(request).await?.into_inner();
-            output::line(if answer.already { "completed before" } else { "completed" })
+            match format {
+                Format::Json => output::json(&serde_json::json!({ "already": answer.already })),
+                Format::Table => {
+                    output::line(if answer.already { "completed before" } else { "completed" })
+                }
+            }
         }
         Command::Fail { lease_id, error, permanent } => {
             let retryable = Some(!permanent);
             let request = pb::FailStepRequest { lease_id, error, retryable };
             let answer = client.workers().fail_step(request).await?.into_inner();
-            output::line(format!("the step is {}", answer.step_state))
+            match format {
+                Format::Json => output::json(&serde_json::json!({
+                    "already": answer.already,
+                    "step_state": answer.step_state,
+                })),
+                Format::Table => output::line(format!("the step is {}", answer.step_state)),
+            }
         }
     }
 }
@@ -145,18 +146,4 @@ async fn lease(args: Lease, client: &bailiwick_client::Client, format: Format) -
         })
         .collect();
     output::table(&["LEASE", "TASK", "STEP", "HANDLER", "ATTEMPT", "DEADLINE"], &rows)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_units() {
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
-        assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
-        assert_eq!(duration("30d"), Ok(Duration::from_hours(720)));
-        assert!(duration("s").is_err() && duration("3x").is_err() && duration("-1s").is_err());
-    }
 }

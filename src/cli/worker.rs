@@ -5,10 +5,11 @@ use std::{ffi::OsString, num::NonZeroUsize, path::Path, sync::Arc, time::Duratio
 use clap::{Args, Subcommand};
 
 use super::{
-    Connection, Error, Format, Result, output,
+    Connection, Error, Format, Result,
+    duration::duration,
+    output,
     serve::{Signals, signals},
     view,
-    work::duration,
     worker_process::{self, Target},
 };
 use crate::{

@@ -3,6 +3,8 @@
 mod auth;
 mod credentials;
 mod help;
+mod refusals;
+mod tokens;
 
 use std::{ffi::OsString, fs, path::PathBuf};
 
@@ -407,7 +409,8 @@ async fn the_exit_code_and_a_hint_say_what_to_do() {
     let old = Token::new("ci", &["tasks:list"]).claim("exp", json!(now - 10)).sign();
     let expired = list(&["--token", &old]).await;
     assert_eq!(expired.code, Some(1), "{expired}");
-    assert!(expired.err.contains("hint: `bailiwick auth generate-token`"), "{expired}");
+    assert!(expired.err.contains("hint: for a JWT: `bailiwick auth generate-token`"), "{expired}");
+    assert!(expired.err.contains("for bwk_…: `bailiwick auth mint-token`"), "{expired}");
     let narrow = list(&["--token", &Token::new("ci", &["steps:read"]).sign()]).await;
     assert_eq!(narrow.code, Some(1), "{narrow}");
     assert!(narrow.err.contains("Missing required permission: tasks:list"), "{narrow}");

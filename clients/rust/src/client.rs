@@ -9,7 +9,7 @@ use tonic::{
 
 use crate::{
     auth::{Auth, CallHeaders},
-    error::Error,
+    error::{Error, innermost},
     pb::v1::{
         access_service_client::AccessServiceClient,
         auth_admin_service_client::AuthAdminServiceClient,
@@ -144,7 +144,7 @@ impl ClientBuilder {
             None => USER_AGENT.to_owned(),
         };
         let refused = |error: tonic::transport::Error| {
-            Error::Setting(format!("{} cannot be used: {error}", self.url))
+            Error::Setting(format!("{} cannot be used: {}", self.url, innermost(&error)))
         };
         let endpoint = Endpoint::from_shared(self.url.clone())
             .map_err(refused)?

@@ -57,12 +57,24 @@ pub struct FieldFault {
     pub description: String,
 }
 
+impl FieldFault {
+    /// Whether a message names the field and its fault already.
+    fn is_told_by(&self, message: &str) -> bool {
+        let Self { field, description } = self;
+        message.contains(&format!("{field}: {description}"))
+            || message.contains(&format!("`{field}`")) && message.contains(description)
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let message = if self.message.is_empty() { self.code.description() } else { &self.message };
         f.write_str(message)?;
-        for fault in &self.fields {
-            write!(f, "; {}: {}", fault.field, fault.description)?;
+        for fault in self.fields.iter().filter(|fault| !fault.is_told_by(message)) {
+            match fault.field.as_str() {
+                "" => write!(f, "; {}", fault.description)?,
+                field => write!(f, "; {field}: {}", fault.description)?,
+            }
         }
         match &self.reason {
             Some(reason) => write!(f, " ({reason}")?,
@@ -150,7 +162,7 @@ impl From<&Status> for Refusal {
 }
 
 /// The last error of the chain: "Connection refused", not "transport error".
-fn innermost(error: &(dyn StdError + 'static)) -> String {
+pub(crate) fn innermost(error: &(dyn StdError + 'static)) -> String {
     let mut last = error;
     while let Some(source) = last.source() {
         last = source;
@@ -194,6 +206,37 @@ mod tests {
         let Error::Refused(refusal) = error else { panic!("not a refusal: {error}") };
         assert_eq!(refusal.details["permission"], "tasks:create");
         assert_eq!(refusal.retry_after, Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn a_fault_that_the_message_tells_is_told_once() {
+        let shown = |message: &str, faults: &[(&str, &str)]| {
+            let mut details = ErrorDetails::new();
+            for (field, description) in faults {
+                details.add_bad_request_violation(*field, *description);
+            }
+            let status = Status::with_error_details(Code::InvalidArgument, message, details);
+            Error::from(status).to_string()
+        };
+        let fault = ("scopes", "`*` cannot be minted");
+        assert_eq!(
+            shown("scopes: `*` cannot be minted", &[fault]),
+            "scopes: `*` cannot be minted (InvalidArgument)"
+        );
+        assert_eq!(
+            shown(
+                "scopes: `*` cannot be minted",
+                &[fault, ("name", "too long"), ("", "and 3 more")]
+            ),
+            "scopes: `*` cannot be minted; name: too long; and 3 more (InvalidArgument)"
+        );
+        assert_eq!(
+            shown(
+                "the template is not valid",
+                &[("steps[0]", "too long"), ("steps[1]", "too long")]
+            ),
+            "the template is not valid; steps[0]: too long; steps[1]: too long (InvalidArgument)"
+        );
     }
 
     #[test]

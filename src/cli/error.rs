@@ -49,6 +49,7 @@ impl Error {
 
 /// What an unreachable server's reason, as TLS and HTTP/2 word it, calls for.
 fn unreachable(reason: &str) -> &'static str {
+    // A refused connection or a name that is not found says none of these.
     let says = |parts: &[&str]| parts.iter().any(|part| reason.contains(part));
     if says(&["UnknownIssuer", "BadSignature"]) {
         "no authority that is trusted here made the server's certificate; --tls-ca or BAILIWICK_TLS_CA names the authority's file"
@@ -56,7 +57,7 @@ fn unreachable(reason: &str) -> &'static str {
         "the server runs, but its certificate does not fit: --url must name the server as the certificate does, and the certificate must be valid now"
     } else if says(&["InvalidContentType", "corrupt message", "tls handshake eof"]) {
         "the server does not seem to speak TLS: then its url begins with http://"
-    } else if says(&["broken pipe", "connection reset", "Connection reset"]) {
+    } else if says(&["closed", "broken pipe", "reset by peer", "connection reset", "canceled"]) {
         "the server ended the connection; when it speaks TLS, its url begins with https://"
     } else {
         "is the server running? `bailiwick serve` starts one; --url or BAILIWICK_URL says where it is"

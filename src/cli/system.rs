@@ -102,7 +102,10 @@ pub(super) async fn health(args: HealthArgs, connection: &Connection, format: Fo
         let mut health = HealthClient::new(client.transport());
         let status = health.check(request).await?.into_inner().status();
         return match status {
-            ServingStatus::Serving => output::line("serving"),
+            ServingStatus::Serving => match format {
+                Format::Json => output::json(&serde_json::json!({ "status": "serving" })),
+                Format::Table => output::line("serving"),
+            },
             ServingStatus::Unknown | ServingStatus::NotServing | ServingStatus::ServiceUnknown => {
                 Err(Error::Failed(format!("{}: not serving", probe.service())))
             }

@@ -164,7 +164,8 @@ async fn watch_shows_events_until_the_end() {
     let begun = |line: &str| line.contains("only").then_some(());
     assert!(json.out.wait_for(begun).await.is_some() && table.out.wait_for(begun).await.is_some());
     let held = lease(&server).await;
-    server.run(&["work", "complete", &held]).await.good();
+    let completed = server.run_json(&["work", "complete", &held]).await;
+    assert_eq!(completed, json!({"already": false}));
     assert_eq!((json.exit().await, table.exit().await), (Some(0), Some(0)));
 
     let events: Vec<Value> =
@@ -215,7 +216,9 @@ async fn steps_are_listed_shown_and_cured() {
     assert_eq!(wrong.code, Some(2), "{wrong}");
     resolve("only", &["reset"]).await.good();
     let held = lease(&server).await;
-    server.run(&["work", "fail", &held, "--error", "still", "--permanent"]).await.good();
+    let fail = ["work", "fail", &held, "--error", "still", "--permanent"];
+    let failed = server.run_json(&fail).await;
+    assert_eq!(failed, json!({"already": false, "step_state": "error"}));
     let done = resolve("only", &["complete", "--result", r#"{"paid": true}"#]).await.good();
     assert!(done.contains("complete"), "{done}");
     let refused = resolve("only", &["resolve"]).await;
@@ -250,6 +253,10 @@ async fn a_lease_is_held_and_lost_call_by_call() {
     let held = table[1][0];
     let beat = server.run(&["work", "heartbeat", held]).await.good();
     assert!(beat.starts_with("held until 2"), "{beat}");
+    let beat = server.run_json(&["work", "heartbeat", held]).await;
+    assert_eq!((&beat["state"], &beat["lease_id"]), (&json!("held"), &json!(held)), "{beat}");
+    let serving = server.run_json(&["health", "--probe", "readiness"]).await;
+    assert_eq!(serving, json!({"status": "serving"}));
     server.run(&["task", "cancel", &task]).await.good();
     let beat = server.run(&["work", "heartbeat", held]).await;
     assert_eq!(beat.code, Some(1), "{beat}");

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    Admin, Error, PageRequest, Paged, Result, check_name, distinct, invalid, maker,
+    Admin, Error, PageRequest, Paged, Result, check_name, invalid, maker,
     page::{newest_first, page},
     tokens::{descent, shown_id, take_back},
 };
@@ -96,8 +96,7 @@ pub async fn create(
     if new.expires_at.is_some_and(|end| end <= now) {
         return Err(invalid("expires_at", "is in the past"));
     }
-    let scopes = distinct(new.scopes);
-    match (scopes.is_empty(), new.full_access) {
+    match (new.scopes.is_empty(), new.full_access) {
         (true, false) => {
             let what = "name what the key may do, or say full_access for everything";
             return Err(invalid("scopes", what));
@@ -106,6 +105,10 @@ pub async fn create(
             return Err(invalid("full_access", "cannot stand beside scopes"));
         }
         (true, true) | (false, false) => {}
+    }
+    let scopes = admin.expanded(new.scopes);
+    if !new.full_access && scopes.is_empty() {
+        return Err(invalid("scopes", "these roles hold nothing"));
     }
     if scopes.len() > SCOPES_MAX || scopes.iter().any(|name| name == "*") {
         let what = format!("name 1 to {SCOPES_MAX} permissions; `*` is full_access");

@@ -11,7 +11,11 @@ mod token_file;
 pub mod tokens;
 mod uses;
 
-use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+    sync::Arc,
+};
 
 use rand::Rng as _;
 use thiserror::Error as ThisError;
@@ -54,6 +58,8 @@ pub struct Admin {
     pub configured: Vec<ConfiguredKey>,
     /// Permissions of other services.
     pub foreign: BTreeSet<Arc<str>>,
+    /// What each role, as `role:NAME`, stands for when something is minted.
+    pub roles: BTreeMap<String, Vec<String>>,
     /// After how many days without use a credential is revoked.
     pub unused_after_days: Option<NonZeroU32>,
     /// The issuers whose JWTs are taken.
@@ -166,15 +172,22 @@ impl Admin {
         Err(Error::Storage(storage::Error::Unavailable("no free id was found".into())))
     }
 
+    /// Names without repetitions, with the permissions of a role in the place
+    /// of its name: what is given out keeps them when the role changes.
+    fn expanded(&self, names: Vec<String>) -> Vec<String> {
+        let expand = |name: String| self.roles.get(&name).cloned().unwrap_or_else(|| vec![name]);
+        distinct(distinct(names).into_iter().flat_map(expand).collect())
+    }
+
     /// The permissions of these names, each of which must be known.
     fn permissions(&self, scopes: &[String]) -> Result<PermissionSet> {
         let mut permissions = PermissionSet::empty();
         for name in scopes {
             if !permissions.add(name, &self.foreign) {
+                let kind = if name.starts_with("role:") { "role" } else { "permission" };
                 let name: String = name.chars().take(80).flat_map(char::escape_default).collect();
-                let what = format!(
-                    "`{name}` is no permission; `bailiwick auth show-permissions` lists them"
-                );
+                let what =
+                    format!("`{name}` is no {kind}; `bailiwick auth show-permissions` lists them");
                 return Err(invalid("scopes", what));
             }
         }

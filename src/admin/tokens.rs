@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 pub use super::tighten::{Tighten, Tightened, tighten};
 use super::{
-    Admin, Error, PageRequest, Paged, Result, Tokens, check_name, distinct, invalid, maker,
+    Admin, Error, PageRequest, Paged, Result, Tokens, check_name, invalid, maker,
     page::{newest_first, page},
     token_file::TokenId,
 };
@@ -79,7 +79,7 @@ pub async fn mint(
     root: &Root,
     mut new: NewToken,
 ) -> Result<Minted> {
-    let scopes = distinct(std::mem::take(&mut new.scopes));
+    let scopes = admin.expanded(std::mem::take(&mut new.scopes));
     check_scopes(admin, &scopes)?;
     let namespaces = check_restrictions(admin, &new)?;
     let _turn = admin.turn(caller).await?;

@@ -196,6 +196,7 @@ mod tests {
                 foreign: BTreeSet::new(),
                 issuers: BTreeSet::new(),
                 auth_on: false,
+                roles: std::collections::BTreeMap::new(),
                 unused_after_days: NonZeroU32::new(days),
                 clock,
                 order: tokio::sync::Mutex::default(),

@@ -8,7 +8,7 @@
 use std::{
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -33,6 +33,8 @@ const KID_BYTES_MAX: usize = 256;
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// How often unknown names of keys may make a set be fetched.
 const ASKED_EVERY_SECONDS: i64 = 30;
+/// The figure of fetches that failed.
+const FETCH_FAILURES: &str = "bailiwick_auth_key_fetch_failures_total";
 /// How long a refresh that is due may take before the keys count as stale.
 const LATE: Duration = Duration::from_secs(10);
 
@@ -138,6 +140,8 @@ pub struct Ring {
     revoked: CancellationToken,
     held: RwLock<Arc<Held>>,
     ready: watch::Sender<bool>,
+    /// Whether the last fetch failed.
+    failing: AtomicBool,
     wanted: Notify,
     asked_at: AtomicI64,
 }
@@ -156,6 +160,7 @@ impl Ring {
             revoked: revoked.clone(),
             held: RwLock::new(Arc::new(Held::default())),
             ready: watch::Sender::new(false),
+            failing: AtomicBool::new(false),
             wanted: Notify::new(),
             asked_at: AtomicI64::new(i64::MIN),
         })
@@ -165,6 +170,19 @@ impl Ring {
     pub async fn ready(&self) {
         // The sender lives as long as this.
         let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
+    }
+
+    /// Whether there are keys that count.
+    #[must_use]
+    pub fn has_keys(&self, now: Timestamp) -> bool {
+        let held = self.held();
+        !held.keys.is_empty() && held.until.is_some_and(|until| until > now)
+    }
+
+    /// Whether the last fetch failed.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 
     /// The key that a token's header names.
@@ -205,20 +223,21 @@ impl Ring {
 
     /// Keeps the keys fresh until the shutdown.
     pub async fn run(self: Arc<Self>, clock: Arc<dyn Clock>, shutdown: CancellationToken) {
-        let mut failing = false;
+        let failures = metrics::counter!(FETCH_FAILURES);
         loop {
             let fetched = tokio::select! {
                 fetched = tokio::time::timeout(egress::TIME_MAX, self.fetch()) => fetched,
                 () = shutdown.cancelled() => return,
             };
             let fetched = fetched.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+            let failed = fetched.is_err();
+            let failing = self.failing.swap(failed, Ordering::Relaxed);
             let pause = match fetched {
                 Ok(keys) => {
                     self.take(keys, clock.now());
                     if failing {
                         tracing::info!(issuer = %self.issuer, "the issuer's keys are there again");
                     }
-                    failing = false;
                     self.settings.refresh_interval
                 }
                 Err(problem) => {
@@ -229,7 +248,7 @@ impl Ring {
                             issuer = %self.issuer, %problem, "the issuer's keys cannot be fetched"
                         );
                     }
-                    failing = true;
+                    failures.increment(1);
                     self.fail(clock.now())
                 }
             };

@@ -663,7 +663,7 @@ fn tk_07_inspection_lists_every_fault() {
     let expected = tokens::Expectations {
         issuer: Some("bailiwick".to_owned()),
         audience: Some("bailiwick-api".to_owned()),
-        foreign: BTreeSet::new(),
+        ..tokens::Expectations::default()
     };
     let good = tokens::inspect(&rs256(&claims()), &key, &expected, now());
     assert_eq!(good.faults, []);

@@ -146,6 +146,8 @@ pub struct Expectations {
     pub audience: Option<String>,
     /// Permissions of other services.
     pub foreign: BTreeSet<Arc<str>>,
+    /// What the names of roles mean.
+    pub roles: Roles,
 }
 
 /// What a token says, and everything that is wrong with it.
@@ -187,7 +189,7 @@ pub fn inspect(
         default_scope: Scope::Everything,
         permissions_ceiling: PermissionSet::star(),
         namespaces_ceiling: Scope::Everything,
-        roles: Roles::default(),
+        roles: expected.roles.clone(),
         rules: Vec::new(),
         foreign: expected.foreign.clone(),
     };

@@ -2,10 +2,12 @@
 //! `whoami` and `can-i` ask one.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, OpenOptions},
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,7 +20,7 @@ use crate::{
         PublicKey,
         tokens::{self, Claims, Expectations, KeyKind},
     },
-    config::Settings,
+    config::{self, Roles, Settings},
     domain::{Clock as _, Permission, PermissionSet, Scope},
     pb::v1 as pb,
     server::SystemClock,
@@ -26,9 +28,9 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Print the whole vocabulary of permissions
+    /// Print the whole vocabulary of permissions, and the roles
     #[command(
-        after_help = "Examples:\n  bailiwick auth show-permissions\n  bailiwick auth show-permissions --format json"
+        after_help = "Examples:\n  bailiwick auth show-permissions\n  bailiwick auth show-permissions --format json\n  bailiwick -c bailiwick.toml auth show-permissions"
     )]
     ShowPermissions,
     /// Make a pair of keys for signing and checking JWTs
@@ -167,7 +169,7 @@ enum Algorithm {
 
 #[derive(Args, Debug)]
 pub(super) struct GenerateToken {
-    /// The permissions, separated by commas
+    /// The permissions, and roles as role:NAME, separated by commas
     #[arg(long, required = true, value_delimiter = ',', value_name = "LIST")]
     permissions: Vec<String>,
     /// The subject
@@ -218,11 +220,11 @@ pub(super) async fn run(
     format: Format,
 ) -> Result {
     match command {
-        Command::ShowPermissions => show_permissions(format),
+        Command::ShowPermissions => show_permissions(config, format),
         Command::GenerateKeys(args) => generate_keys(&args),
         Command::GenerateCerts(args) => certs::generate(&args),
         Command::GenerateToken(args) => generate_token(args, config),
-        Command::ValidateToken(args) => validate_token(args, connection, format),
+        Command::ValidateToken(args) => validate_token(args, config, connection, format),
         Command::MintToken(args) => credentials::mint(args, connection, format).await,
         Command::ListTokens(args) => credentials::list(&args, connection, format).await,
         Command::Show { prefix: None } => {
@@ -256,14 +258,41 @@ struct ShownPermission {
     description: &'static str,
 }
 
-fn show_permissions(format: Format) -> Result {
+#[derive(Serialize)]
+struct ShownRole {
+    name: String,
+    permissions: Vec<String>,
+}
+
+/// The permissions of other services and the roles: of the configuration when
+/// there is one, or else none and those that are built in.
+fn vocabulary(config: Option<&Path>) -> Result<(BTreeSet<Arc<str>>, Roles)> {
+    match config {
+        None => Ok((BTreeSet::new(), Roles::default())),
+        Some(_) => {
+            Settings::vocabulary(config, std::env::vars_os()).map_err(|error| refused(&error))
+        }
+    }
+}
+
+fn refused(error: &config::Error) -> Error {
+    Error::Usage(format!("the configuration is refused: {error}"))
+}
+
+fn show_permissions(config: Option<&Path>, format: Format) -> Result {
     let shown = |permission: &Permission| ShownPermission {
         name: permission.name(),
         description: permission.description(),
     };
     let all: Vec<ShownPermission> = Permission::ALL.iter().map(shown).collect();
+    let (_, roles) = vocabulary(config)?;
+    let role = |(name, set): (&str, &PermissionSet)| ShownRole {
+        name: format!("role:{name}"),
+        permissions: set.names(),
+    };
+    let roles: Vec<ShownRole> = roles.iter().map(role).collect();
     if format == Format::Json {
-        return output::json(&serde_json::json!({ "permissions": all }));
+        return output::json(&serde_json::json!({ "permissions": all, "roles": roles }));
     }
     let mut rows: Vec<Vec<String>> = all
         .iter()
@@ -271,7 +300,11 @@ fn show_permissions(format: Format) -> Result {
         .collect();
     rows.push(vec!["RESOURCE:*".to_owned(), "Everything of one resource, as tasks:*.".to_owned()]);
     rows.push(vec!["*".to_owned(), "Everything but what only root may do.".to_owned()]);
-    output::table(&["PERMISSION", "ALLOWS"], &rows)
+    output::table(&["PERMISSION", "ALLOWS"], &rows)?;
+    let rows: Vec<Vec<String>> =
+        roles.into_iter().map(|role| vec![role.name, role.permissions.join(", ")]).collect();
+    output::line("")?;
+    output::table(&["ROLE", "PERMISSIONS"], &rows)
 }
 
 fn wrong(path: &Path, error: impl std::fmt::Display) -> Error {
@@ -332,12 +365,17 @@ pub(super) fn write_new(path: &Path, text: &str, mode: u32) -> Result {
 }
 
 fn generate_token(args: GenerateToken, config: Option<&Path>) -> Result {
-    let foreign = std::collections::BTreeSet::new();
+    let (foreign, roles) = vocabulary(config)?;
     let mut known = PermissionSet::empty();
+    // The server knows what its roles are; without its file nobody else does.
+    let elsewhere =
+        |name: &str| config.is_none() && name.strip_prefix("role:").is_some_and(Roles::is_name);
     for permission in &args.permissions {
-        if !known.add(permission, &foreign) && !args.allow_unknown {
+        let good = roles.add(&mut known, permission, &foreign) || elsewhere(permission);
+        if !good && !args.allow_unknown {
+            let kind = if permission.starts_with("role:") { "role" } else { "permission" };
             return Err(Error::Usage(format!(
-                "`{permission}` is no permission; `bailiwick auth show-permissions` lists them, \
+                "`{permission}` is no {kind}; `bailiwick auth show-permissions` lists them, \
                  --allow-unknown takes it all the same"
             )));
         }
@@ -350,8 +388,9 @@ fn generate_token(args: GenerateToken, config: Option<&Path>) -> Result {
         fs::read_to_string(&args.private_key).map_err(|error| wrong(&args.private_key, error))?;
     let life = match args.expiry_hours {
         Some(hours) => Duration::from_hours(hours.into()),
-        None => Settings::token_expiry(config, std::env::vars_os())
-            .map_err(|error| Error::Usage(format!("the configuration is refused: {error}")))?,
+        None => {
+            Settings::token_expiry(config, std::env::vars_os()).map_err(|error| refused(&error))?
+        }
     };
     let now = SystemClock.now().seconds();
     let claims = Claims {
@@ -376,13 +415,19 @@ struct Validated {
     faults: Vec<String>,
 }
 
-fn validate_token(args: ValidateToken, connection: &Connection, format: Format) -> Result {
+fn validate_token(
+    args: ValidateToken,
+    config: Option<&Path>,
+    connection: &Connection,
+    format: Format,
+) -> Result {
     let token = connection.token()?;
     let pem =
         fs::read_to_string(&args.public_key).map_err(|error| wrong(&args.public_key, error))?;
     let key = PublicKey::from_pem(&pem).map_err(|error| wrong(&args.public_key, error))?;
-    let expected =
-        Expectations { issuer: args.issuer, audience: args.audience, ..Expectations::default() };
+    let (foreign, roles) = vocabulary(config)?;
+    let ValidateToken { public_key: _, issuer, audience } = args;
+    let expected = Expectations { issuer, audience, foreign, roles };
     let looked = tokens::inspect(token.trim(), &key, &expected, SystemClock.now());
     let faults: Vec<String> = looked.faults.iter().map(ToString::to_string).collect();
     let validated = Validated {

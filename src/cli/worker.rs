@@ -13,7 +13,7 @@ use super::{
     worker_process::{self, Target},
 };
 use crate::{
-    config::{LogFormat, Settings, Telemetry},
+    config::{LogFormat, Mode, Settings, Telemetry, TokenStore},
     pb::v1 as pb,
     server::{
         telemetry,
@@ -184,6 +184,10 @@ fn listeners(args: &Run, config: Option<&Path>) -> Result<Settings> {
     })
 }
 
+/// What the file of a server may promise and a worker cannot keep.
+const NOT_HERE: &str = "a worker opens no database and no token file: minted tokens, API keys that \
+    a server made and revocations do not count at this worker's own ports";
+
 /// What a worker shows of its flags. Commands may hold secrets.
 fn shown(args: &Run, name: &str) -> serde_json::Value {
     let handlers: Vec<&str> = args.handlers.iter().map(|(name, _)| name.as_str()).collect();
@@ -219,6 +223,10 @@ async fn work(args: Run, config: Option<&Path>, connection: &Connection) -> Resu
         for warning in &own.warnings {
             tracing::warn!("{warning}");
         }
+    }
+    let stored = config.is_some() || own.auth.token_store != TokenStore::Database;
+    if stored && matches!(own.auth.mode, Mode::On(_)) {
+        tracing::warn!("{NOT_HERE}");
     }
     let listening = worker_api::start(worker_api::Setup {
         settings: &own,

@@ -137,13 +137,14 @@ impl fmt::Debug for ApiKey {
 pub(super) fn auth(
     raw: &raw::Auth,
     base: &Path,
+    roles: &Roles,
     reach: Reach,
     warnings: &mut Vec<String>,
 ) -> Result<Auth, Error> {
     let extra_permissions = extra_permissions(&raw.extra_permissions)?;
     let api_key_header = api_key_header(&raw.api_key_header)?;
-    let (issuers, roles) = issuers::issuers(raw, base, &extra_permissions, warnings)?;
-    let api_keys = api_keys(&raw.api_keys, &roles, &extra_permissions, reach)?;
+    let issuers = issuers::issuers(raw, base, roles, &extra_permissions, warnings)?;
+    let api_keys = api_keys(&raw.api_keys, roles, &extra_permissions, reach)?;
     let jwt_token_expiry = token_expiry(raw)?;
     let token_store = token_store(raw, base)?;
     let mode = if raw.enabled {

@@ -1,15 +1,15 @@
 //! Who issues JWTs, and what their tokens are worth: `[auth] jwt_…`,
-//! `[[auth.issuers]]`, `[[auth.claim_rules]]` and `[auth.roles.NAME]`.
+//! `[[auth.issuers]]` and `[[auth.claim_rules]]`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use super::{Algorithm, Error, given, number, raw};
+use super::{Algorithm, Error, Roles, given, number, raw};
 use crate::domain::{PermissionSet, Scope};
 
 /// The largest file with a public key.
@@ -19,24 +19,6 @@ const CA_FILE_BYTES_MAX: u64 = 1 << 20;
 /// Claims with a meaning of their own.
 const RESERVED: &[&str] =
     &["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "namespaces", "worker_namespaces"];
-/// The roles that every server knows (TK-52).
-const BUILT_IN: &[(&str, &[&str])] = &[
-    (
-        "read-only-operator",
-        &[
-            "tasks:read",
-            "tasks:list",
-            "steps:read",
-            "templates:read",
-            "nodes:read",
-            "system:handlers_read",
-        ],
-    ),
-    ("task-submitter", &["tasks:create", "tasks:read", "tasks:list"]),
-    ("ops-admin", &["tasks:*", "steps:*", "templates:*", "nodes:read", "system:*"]),
-    ("worker-service", &["work:lease"]),
-    ("superuser", &["*"]),
-];
 
 /// An issuer of JWTs: how its tokens are verified and what they are worth.
 #[derive(Clone, Debug)]
@@ -127,80 +109,6 @@ pub struct Authorities {
     pub pem: String,
     /// Where it was found, for messages.
     pub origin: String,
-}
-
-/// What the names of roles mean.
-#[derive(Clone, Debug)]
-pub struct Roles(Arc<BTreeMap<String, PermissionSet>>);
-
-impl Default for Roles {
-    fn default() -> Self {
-        let known = BUILT_IN.iter().map(|(name, permissions)| {
-            let mut set = PermissionSet::empty();
-            for permission in *permissions {
-                set.add(permission, &BTreeSet::new());
-            }
-            ((*name).to_owned(), set)
-        });
-        Self(Arc::new(known.collect()))
-    }
-}
-
-impl Roles {
-    fn with(
-        raw: &BTreeMap<String, raw::Role>,
-        foreign: &BTreeSet<Arc<str>>,
-    ) -> Result<Self, Error> {
-        let built_in = Self::default();
-        let mut all = built_in.0.as_ref().clone();
-        for (name, role) in raw {
-            let wrong = |problem: String| {
-                Err(Error::invalid(format!("auth.roles.{}", name.escape_debug()), problem))
-            };
-            let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-            if name.is_empty() || !name.bytes().all(|byte| letter(byte) || byte == b'-') {
-                return wrong("a role's name is of the letters a-z, digits and `-`".to_owned());
-            }
-            if built_in.0.contains_key(name) {
-                return wrong("this role is built in; give yours another name".to_owned());
-            }
-            let mut set = PermissionSet::empty();
-            for permission in &role.permissions {
-                if !set.add(permission, foreign) {
-                    return wrong(format!("unknown permission `{}`", permission.escape_debug()));
-                }
-            }
-            all.insert(name.clone(), set);
-        }
-        Ok(Self(Arc::new(all)))
-    }
-
-    /// Adds a permission or, as `role:NAME`, those of a role. Answers whether
-    /// the name was known.
-    pub fn add(&self, set: &mut PermissionSet, name: &str, foreign: &BTreeSet<Arc<str>>) -> bool {
-        match name.strip_prefix("role:").and_then(|role| self.0.get(role)) {
-            Some(role) => {
-                set.extend(role);
-                true
-            }
-            None => set.add(name, foreign),
-        }
-    }
-
-    pub(super) fn set(
-        &self,
-        names: &[String],
-        foreign: &BTreeSet<Arc<str>>,
-    ) -> Result<PermissionSet, String> {
-        let mut set = PermissionSet::empty();
-        for name in names {
-            if !self.add(&mut set, name, foreign) {
-                let what = if name.starts_with("role:") { "role" } else { "permission" };
-                return Err(format!("unknown {what} `{}`", name.escape_debug()));
-            }
-        }
-        Ok(set)
-    }
 }
 
 /// What a token holds because of what its claims say.
@@ -296,20 +204,19 @@ fn is_segment(text: &str) -> bool {
     !text.contains('.') && crate::domain::Namespace::parse(text).is_ok()
 }
 
-/// Every issuer; none when auth is off or none is configured. The roles count
-/// for API keys too.
+/// Every issuer; none when auth is off or none is configured.
 pub(super) fn issuers(
     raw: &raw::Auth,
     base: &Path,
+    roles: &Roles,
     foreign: &BTreeSet<Arc<str>>,
     warnings: &mut Vec<String>,
-) -> Result<(Vec<Jwt>, Roles), Error> {
-    let roles = Roles::with(&raw.roles, foreign)?;
-    let main = main_issuer(raw, base, &roles, warnings)?;
+) -> Result<Vec<Jwt>, Error> {
+    let main = main_issuer(raw, base, roles, warnings)?;
     let mut all: Vec<Jwt> = main.into_iter().collect();
     for (entry, number) in raw.issuers.iter().zip(1_usize..) {
         let place = format!("auth.issuers #{number}");
-        let issuer = further(raw, entry, base, &roles, foreign, &place)?;
+        let issuer = further(raw, entry, base, roles, foreign, &place)?;
         if all.iter().any(|other| other.issuer == issuer.issuer) {
             let problem = format!("the issuer `{}` is there twice", issuer.issuer.escape_debug());
             return Err(Error::invalid(place, problem));
@@ -319,7 +226,7 @@ pub(super) fn issuers(
     for (entry, number) in raw.claim_rules.iter().zip(1_usize..) {
         let place = format!("auth.claim_rules #{number}");
         let wrong = |problem: String| Error::invalid(place.as_str(), problem);
-        let rule = claim_rule(entry, &roles, foreign).map_err(wrong)?;
+        let rule = claim_rule(entry, roles, foreign).map_err(wrong)?;
         if !raw.enabled {
             continue;
         }
@@ -331,7 +238,7 @@ pub(super) fn issuers(
     if !raw.enabled {
         all.clear();
     }
-    Ok((all, roles))
+    Ok(all)
 }
 
 /// The issuer of `[auth] jwt_…`.
@@ -626,18 +533,5 @@ mod tests {
         }
         let nested = Place::new("k8s.{kubernetes.io.namespace}.").unwrap();
         assert_eq!(nested.fill(|_| Some("web")), Scope::parse(&["k8s.web."]).ok());
-    }
-
-    #[test]
-    fn tk_52_built_in_roles() {
-        let roles = Roles::default();
-        let none = BTreeSet::new();
-        for (name, permissions) in BUILT_IN {
-            let set = roles.set(&[format!("role:{name}")], &none).unwrap();
-            let plain: Vec<String> = permissions.iter().map(|name| (*name).to_owned()).collect();
-            assert_eq!(set, roles.set(&plain, &none).unwrap(), "{name}");
-            assert!(!set.is_empty());
-        }
-        assert!(roles.set(&["role:nobody".to_owned()], &none).is_err());
     }
 }

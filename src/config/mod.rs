@@ -8,19 +8,23 @@ mod issuers;
 mod limits;
 mod raw;
 mod redacted;
+mod roles;
 mod source;
 mod tls;
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 pub use auth::{Algorithm, ApiKey, Auth, Credentials, DOCUMENTED_KEYS, Mode, TokenStore};
-pub use issuers::{Authorities, ClaimRule, Jwks, Jwt, Keys, Pattern, Place, Roles};
+pub use issuers::{Authorities, ClaimRule, Jwks, Jwt, Keys, Pattern, Place};
 pub use limits::{OwnRate, Rate, Rates};
+pub use roles::Roles;
 use thiserror::Error;
 pub use tls::{CertificateRule, Certificates, ClientAuthority, Tls, spiffe_trust_domain};
 
@@ -100,6 +104,8 @@ pub struct Settings {
     pub storage: Storage,
     /// `[auth]`.
     pub auth: Auth,
+    /// The roles, built in and of `[auth.roles]`.
+    pub roles: Roles,
     /// `[limits]`.
     pub limits: Limits,
     /// `[telemetry]`.
@@ -201,9 +207,10 @@ impl Settings {
         let base = path.and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
         let mut warnings = Vec::new();
         let extra = auth::extra_permissions(&raw.auth.extra_permissions)?;
-        let certificates = tls::certificates(&raw.server, &raw.auth, &extra)?;
+        let roles = Roles::with(&raw.auth.roles, &extra)?;
+        let certificates = tls::certificates(&raw.server, &raw.auth, &roles, &extra)?;
         let server = server(raw.server, &certificates, &base)?;
-        let mut auth = auth::auth(&raw.auth, &base, Reach::of(&server), &mut warnings)?;
+        let mut auth = auth::auth(&raw.auth, &base, &roles, Reach::of(&server), &mut warnings)?;
         if let Mode::On(credentials) = &mut auth.mode {
             credentials.certificates = certificates;
         }
@@ -211,6 +218,7 @@ impl Settings {
             server,
             storage: storage(&raw.storage.url, &base)?,
             auth,
+            roles,
             limits: limits(&raw.limits)?,
             telemetry: telemetry(raw.telemetry)?,
             warnings,
@@ -224,6 +232,18 @@ impl Settings {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Duration, Error> {
         auth::token_expiry(&source::read(path, environment)?.auth)
+    }
+
+    /// The permissions of other services and the roles, without the rest, for
+    /// the same reason.
+    pub fn vocabulary(
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<(BTreeSet<Arc<str>>, Roles), Error> {
+        let raw = source::read(path, environment)?.auth;
+        let extra = auth::extra_permissions(&raw.extra_permissions)?;
+        let roles = Roles::with(&raw.roles, &extra)?;
+        Ok((extra, roles))
     }
 
     /// The settings in force as JSON, for `GetConfig`: an allow-list, so that a

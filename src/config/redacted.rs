@@ -10,7 +10,7 @@ use super::{
 };
 
 pub(super) fn redacted(settings: &Settings) -> Value {
-    let Settings { server, storage, auth, limits, telemetry, warnings: _ } = settings;
+    let Settings { server, storage, auth, roles: _, limits, telemetry, warnings: _ } = settings;
     let mut shown = json!({
         "server": {
             "grpc_listen": server.grpc_listen.to_string(),

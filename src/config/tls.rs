@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Error, given, raw};
+use super::{Error, Roles, given, raw};
 use crate::domain::{PermissionSet, Scope};
 
 /// The longest SPIFFE ID (its specification, section 2.3).
@@ -147,6 +147,7 @@ fn clients(
 pub(super) fn certificates(
     server: &raw::Server,
     auth: &raw::Auth,
+    roles: &Roles,
     extra: &BTreeSet<Arc<str>>,
 ) -> Result<Certificates, Error> {
     let entries = server.client_authorities.iter().zip(1_usize..).flat_map(|(entry, number)| {
@@ -177,7 +178,7 @@ pub(super) fn certificates(
     let mut rules = Vec::with_capacity(auth.certificates.len());
     for (entry, number) in auth.certificates.iter().zip(1_usize..) {
         let place = || format!("auth.certificates #{number} ({})", entry.spiffe.escape_debug());
-        let rule = rule(entry, list, &trust_domains, extra)
+        let rule = rule(entry, list, &trust_domains, roles, extra)
             .map_err(|problem| Error::invalid(place(), problem))?;
         if let Some(other) = places.insert(&entry.spiffe, number) {
             let problem = format!("has the same `spiffe` as #{other}");
@@ -201,6 +202,7 @@ fn rule(
     entry: &raw::CertificateRule,
     list: &str,
     trust_domains: &[&str],
+    roles: &Roles,
     extra: &BTreeSet<Arc<str>>,
 ) -> Result<CertificateRule, String> {
     let exact = exact(&entry.spiffe);
@@ -214,12 +216,7 @@ fn rule(
     if !trust_domains.is_empty() && !trust_domains.contains(&domain) {
         return Err(format!("`{list}` does not list `{domain}`"));
     }
-    let mut permissions = PermissionSet::empty();
-    for name in &entry.permissions {
-        if !permissions.add(name, extra) {
-            return Err(format!("unknown permission `{}`", name.escape_debug()));
-        }
-    }
+    let permissions = roles.set(&entry.permissions, extra)?;
     let scope = entry.namespaces.as_ref().map_or(Ok(Scope::Everything), |names| {
         Scope::parse(names).map_err(|error| error.to_string())
     })?;

@@ -109,6 +109,8 @@ impl Engine {
 pub enum Health {
     /// Well; what is known about it.
     Healthy(&'static str),
+    /// Not well, and still the process can take work; why.
+    Degraded(&'static str),
     /// Not well; why.
     Unhealthy(&'static str),
 }

@@ -12,6 +12,7 @@ use crate::{
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const HEALTHY: &str = "healthy";
+const DEGRADED: &str = "degraded";
 const UNHEALTHY: &str = "unhealthy";
 
 /// Is the server well.
@@ -24,6 +25,15 @@ pub(super) struct HealthService {
 impl HealthService {
     pub(super) fn new(readiness: Readiness, started: Instant) -> Self {
         Self { readiness, started }
+    }
+}
+
+/// The status and the message of a part.
+const fn shown(health: Health) -> (&'static str, &'static str) {
+    match health {
+        Health::Healthy(message) => (HEALTHY, message),
+        Health::Degraded(message) => (DEGRADED, message),
+        Health::Unhealthy(message) => (UNHEALTHY, message),
     }
 }
 
@@ -59,18 +69,17 @@ impl health_service_server::HealthService for HealthService {
         _: Request<pb::CheckDetailedHealthRequest>,
     ) -> Result<Response<pb::CheckDetailedHealthResponse>, Status> {
         let parts = self.readiness.parts();
-        let well = parts.iter().all(|(_, health)| matches!(health, Health::Healthy(_)));
+        let some = |status: &str| parts.iter().any(|(_, health)| shown(*health).0 == status);
+        let worst = [UNHEALTHY, DEGRADED].into_iter().find(|status| some(status));
+        let status = worst.unwrap_or(HEALTHY).to_owned();
         let checks = parts.into_iter().map(|(name, health)| {
-            let (status, message) = match health {
-                Health::Healthy(message) => (HEALTHY, message),
-                Health::Unhealthy(message) => (UNHEALTHY, message),
-            };
+            let (status, message) = shown(health);
             let (status, message) = (status.to_owned(), message.to_owned());
             (name.to_owned(), pb::ComponentHealth { status, message })
         });
         let uptime = self.started.elapsed().as_secs();
         Ok(Response::new(pb::CheckDetailedHealthResponse {
-            status: if well { HEALTHY } else { UNHEALTHY }.to_owned(),
+            status,
             version: VERSION.to_owned(),
             uptime_seconds: i64::try_from(uptime).unwrap_or(i64::MAX),
             checks: checks.collect(),

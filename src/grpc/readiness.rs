@@ -99,7 +99,7 @@ pub enum Phase {
 /// A handle to whether the server is ready; clones are the same one.
 #[derive(Clone, Debug)]
 pub struct Readiness {
-    watched: Arc<dyn Watched>,
+    watched: Vec<Arc<dyn Watched>>,
     what: &'static str,
     services: &'static [&'static str],
     phase: Arc<watch::Sender<Phase>>,
@@ -125,7 +125,15 @@ impl Readiness {
         services: &'static [&'static str],
     ) -> Self {
         let phase = Arc::new(watch::Sender::new(Phase::Starting));
+        let watched = vec![watched];
         Self { watched, what, services, phase, reporter: HealthReporter::new() }
+    }
+
+    /// Watches something besides.
+    #[must_use]
+    pub fn watching(mut self, more: Arc<dyn Watched>) -> Self {
+        self.watched.push(more);
+        self
     }
 
     /// Says where the process stands now.
@@ -136,7 +144,7 @@ impl Readiness {
     /// Waits until each part has done its first round, 5 s at most.
     pub async fn begun(&self) {
         let begun = async {
-            while !self.watched.has_begun() {
+            while !self.watched.iter().all(|part| part.has_begun()) {
                 tokio::time::sleep(BEGIN_LOOK).await;
             }
         };
@@ -190,7 +198,7 @@ impl Readiness {
     }
 
     pub(super) fn parts(&self) -> Vec<(&'static str, Health)> {
-        self.watched.health()
+        self.watched.iter().flat_map(|part| part.health()).collect()
     }
 
     pub(super) fn reporter(&self) -> HealthReporter {
@@ -198,7 +206,7 @@ impl Readiness {
     }
 
     fn is_well(&self) -> bool {
-        let parts = self.watched.health();
-        parts.iter().all(|(_, health)| matches!(health, Health::Healthy(_)))
+        let parts = self.parts();
+        !parts.iter().any(|(_, health)| matches!(health, Health::Unhealthy(_)))
     }
 }

@@ -3,6 +3,7 @@
 
 mod clock;
 mod first_line;
+mod jwt_keys;
 mod listen;
 mod observe;
 mod origin;
@@ -16,7 +17,7 @@ mod trace;
 pub mod worker_api;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     net::SocketAddr,
     sync::Arc,
@@ -30,6 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{clock::SystemClock, spawn::spawn, tls::Error as TlsError};
 use self::{
+    jwt_keys::JwtKeys,
     listen::{Limits, Listener},
     observe::{Observed, Room},
     origin::Origins,
@@ -43,10 +45,10 @@ use crate::{
     authn::{self, Authenticator, Ring},
     authz::System,
     config::{self, Mode, Settings, Storage, TokenStore},
-    domain::{Clock, Permission},
+    domain::{Clock, Permission, PermissionSet},
     engine::{self, Engine, Floor},
     gateway::{self, Gateway, Routes, openapi},
-    grpc::{self, Parts, Phase, Readiness},
+    grpc::{self, Parts, Phase, Readiness, Watched},
     pb,
     storage::{LeaseTerms, Store, sqlite, token_file::TokenFile},
 };
@@ -147,7 +149,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
 
     let shutdown = CancellationToken::new();
     let Core { store, admin, gate, engine } = core(settings, authenticator, &clock).await?;
-    let readiness = Readiness::new(Arc::clone(&engine), Arc::clone(&admin));
+    let readiness = readiness(&engine, &admin, JwtKeys::of(&rings, &clock));
     let streams = TaskTracker::new();
     let services = grpc::routes(Parts {
         engine: Arc::clone(&engine),
@@ -198,6 +200,10 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         store,
         readiness,
     })
+}
+
+fn readiness(engine: &Arc<Engine>, admin: &Arc<Admin>, keys: Arc<dyn Watched>) -> Readiness {
+    Readiness::new(Arc::clone(engine), Arc::clone(admin)).watching(keys)
 }
 
 fn listen(
@@ -352,6 +358,7 @@ async fn admin(
         foreign: foreign.clone(),
         issuers: issuers(&settings.auth.mode),
         auth_on: !matches!(settings.auth.mode, Mode::Off),
+        roles: role_names(settings),
         clock,
         unused_after_days: settings.auth.disable_unused_after_days,
         order: tokio::sync::Mutex::default(),
@@ -365,6 +372,12 @@ fn issuers(mode: &Mode) -> BTreeSet<Arc<str>> {
         Mode::Off => BTreeSet::new(),
         Mode::On(known) => known.issuers.iter().map(|jwt| Arc::clone(&jwt.issuer)).collect(),
     }
+}
+
+/// What each `role:NAME` stands for.
+fn role_names(settings: &Settings) -> BTreeMap<String, Vec<String>> {
+    let named = |(name, set): (&str, &PermissionSet)| (format!("role:{name}"), set.names());
+    settings.roles.iter().map(named).collect()
 }
 
 fn lease_terms(settings: &Settings) -> LeaseTerms {

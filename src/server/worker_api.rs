@@ -16,6 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Error, SystemClock,
+    jwt_keys::JwtKeys,
     listen::Listener,
     observe::Observed,
     origins,
@@ -84,7 +85,7 @@ pub async fn start(setup: Setup<'_>) -> Result<Listening, Error> {
     let (grpc, http) = (grpc_port.address(), http_port.address());
 
     let shutdown = CancellationToken::new();
-    let readiness = Readiness::of_worker(watched);
+    let readiness = Readiness::of_worker(watched).watching(JwtKeys::of(&rings, &clock));
     let limits = &settings.limits;
     let services = grpc::worker_routes(WorkerParts {
         readiness: readiness.clone(),

@@ -342,12 +342,94 @@ async fn tk_40_keys_outlive_errors_for_the_stale_time_and_no_longer() {
     becomes(&server, &good, 200).await;
 }
 
+/// What `/health/detailed` says of the keys, at these REST addresses.
+async fn keys_health(address: SocketAddr) -> (Value, Value, u16) {
+    let get =
+        async |path: &str| harness::http().get(format!("http://{address}{path}")).send().await;
+    let detailed = get("/health/detailed").await.unwrap().text().await.unwrap();
+    assert!(!detailed.contains("idp"), "no issuer's name: {detailed}");
+    let detailed: Value = serde_json::from_str(&detailed).unwrap();
+    let ready = get("/health/ready").await.unwrap().status().as_u16();
+    (detailed["status"].clone(), detailed["checks"]["jwt_keys"].clone(), ready)
+}
+
+async fn keys_say(address: SocketAddr, text: &str) -> (Value, Value, u16) {
+    let said = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let health = keys_health(address).await;
+            if health.1["message"].as_str().is_some_and(|message| message.contains(text)) {
+                return health;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    said.await.unwrap_or_else(|_| panic!("never: {text}"))
+}
+
+async fn key_fetch_failures(address: SocketAddr) -> f64 {
+    let text = harness::http().get(format!("http://{address}/metrics")).send().await.unwrap();
+    let text = text.text().await.unwrap();
+    let name = "bailiwick_auth_key_fetch_failures_total ";
+    text.lines().find_map(|line| line.strip_prefix(name)).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn tk_40_and_se_11_health_says_that_keys_are_old_or_gone() {
+    let (key, idp) = (pair(), KeyServer::start().await);
+    idp.publishes(&[("a", &key)]);
+    let setup = idp.setup(
+        1,
+        "jwks_max_stale_seconds = 5\n[[auth.api_keys]]\nkey = \"root\"\n\
+         permissions = [\"*\"]\n",
+    );
+    let server = Server::with(setup).await;
+    let mut command = server.cli();
+    command.arg("-c").arg(server.path("bailiwick.toml"));
+    command.args(["worker", "run", "--log-json", "--namespace", "shop", "--handler", "a=true"]);
+    command.args(["--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+    command.env("BAILIWICK_API_KEY", "root");
+    let worker = Process::start(command);
+    let serving = worker.err.wait_for(|line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        (line["message"] == "the worker's own listeners serve").then_some(line)
+    });
+    let serving = serving.await.unwrap_or_else(|| panic!("{:?}", worker.err.all()));
+    let both = [server.http, serving["http"].as_str().unwrap().parse().unwrap()];
+    for address in both {
+        let (_, part, _) = keys_say(address, "are there").await;
+        assert_eq!(part["status"], "healthy");
+        assert!(key_fetch_failures(address).await < 0.5);
+    }
+
+    idp.says("/keys", Reply::Status(500));
+    for address in both {
+        let (all, part, ready) = keys_say(address, "still count").await;
+        assert_eq!((&all, &part["status"], ready), (&"degraded".into(), &"degraded".into(), 200));
+        assert!(key_fetch_failures(address).await > 0.5);
+    }
+    for address in both {
+        let (all, part, ready) = keys_say(address, "too old").await;
+        assert_eq!((&all, &part["status"], ready), (&"degraded".into(), &"degraded".into(), 200));
+    }
+    let api_key = server.json("GET", "/v1/tasks", &[("x-api-key", "root")], None).await;
+    assert_eq!(api_key.0, 200, "other credentials count all the same");
+    let said = server.run(&["health"]).await;
+    assert!(said.code == Some(1) && said.out.contains("jwt_keys"), "{said}");
+    idp.publishes(&[("a", &key)]);
+    for address in both {
+        let (all, part, ready) = keys_say(address, "are there").await;
+        assert_eq!((&all, &part["status"], ready), (&"healthy".into(), &"healthy".into(), 200));
+    }
+}
+
 #[tokio::test]
 async fn tk_39_a_server_without_keys_listens_and_is_not_ready() {
     let (key, idp) = (pair(), KeyServer::start().await);
     idp.says("/keys", Reply::Hang);
     let server = Server::with(idp.setup(1, "")).await;
     assert!(!ready(&server).await);
+    let (all, part, _) = keys_health(server.http).await;
+    assert_eq!((&all, &part["status"]), (&"degraded".into(), &"degraded".into()), "{part}");
     let good = token(Some("a"), &key, json!({}));
     assert_eq!(status(&server, &good).await, 401);
     idp.publishes(&[("a", &key)]);

@@ -48,6 +48,8 @@ mod quickstart;
 #[cfg(test)]
 mod rest;
 #[cfg(test)]
+mod roles;
+#[cfg(test)]
 mod scan;
 #[cfg(test)]
 mod telemetry;

@@ -301,6 +301,22 @@ async fn tk_03_without_a_configuration_all_but_the_public_pages_is_closed() {
     }
 }
 
+/// What only the server's store or token file knows is refused, and said.
+#[tokio::test]
+async fn tk_03_what_a_worker_cannot_know_is_said_at_its_start() {
+    const SAYS: &str = "a worker opens no database and no token file";
+    let rest = "token_store = \"file\"\ntoken_file = \"auth.token\"\n".to_owned();
+    let server = Server::with(Setup { rest, ..Setup::default() }).await;
+    let minted = server.run_json(&["auth", "mint-token", "--scope", "worker:*"]).await;
+    let bearer = format!("Bearer {}", minted["token"].as_str().unwrap());
+    let own = Own::with_config(&server, &[]).await;
+    let (status, _) = own.get("/v1/templates", &[("authorization", &bearer)]).await;
+    assert_eq!(status, 401);
+    assert!(own.process.err.all().iter().any(|line| line.contains(SAYS)));
+    let bare = Own::start(server.cli(), &PORTS).await;
+    assert!(!bare.process.err.all().iter().any(|line| line.contains(SAYS)), "nobody is known");
+}
+
 #[tokio::test]
 async fn tk_01_auth_off_is_for_loopback_alone_on_a_worker_too() {
     let server = Server::with(Setup { auth: false, ..showing() }).await;

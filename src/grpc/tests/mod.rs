@@ -117,6 +117,7 @@ fn admin(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Admin> {
         foreign: BTreeSet::new(),
         issuers: BTreeSet::new(),
         auth_on: false,
+        roles: std::collections::BTreeMap::new(),
         clock,
         unused_after_days: None,
         order: tokio::sync::Mutex::default(),

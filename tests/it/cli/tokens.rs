@@ -64,7 +64,7 @@ async fn dk_31_34_a_token_as_json_has_every_field_of_rest() {
     let revoked = server.run_json(&["auth", "revoke-token", prefix]).await;
     assert_eq!(revoked, json!({"revoked": [prefix]}));
     let revoked = server.run_json(&["auth", "revoke-subject", "--issuer", "bailiwick"]).await;
-    assert_eq!(names(&revoked), ["revoked_before"]);
+    assert_eq!(names(&revoked), ["revoked", "revoked_before"]);
     assert!(text(&revoked["revoked_before"]).ends_with('Z'), "{revoked}");
 }
 

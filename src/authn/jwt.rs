@@ -347,7 +347,7 @@ impl Verifier {
 /// A token that can be read, which says nothing about its worth.
 pub(super) struct Token<'a> {
     message: &'a str,
-    signature: &'a str,
+    signature: Vec<u8>,
     pub(super) header: Map<String, Value>,
     pub(super) claims: Map<String, Value>,
 }
@@ -369,7 +369,7 @@ impl<'a> Token<'a> {
         let decode = |part: &str| {
             URL_SAFE_NO_PAD.decode(part).map_err(|_| Fault::Malformed("not base64url"))
         };
-        decode(signature)?;
+        let signature = decode(signature)?;
         let object = |part: &str| {
             json::object(&decode(part)?)
                 .ok_or(Fault::Malformed("not a JSON object in which every name stands once"))
@@ -395,7 +395,7 @@ impl<'a> Token<'a> {
     }
 
     pub(super) fn is_signed_by(&self, key: &PublicKey) -> bool {
-        key.verifies(self.message.as_bytes(), self.signature)
+        key.verifies(self.message.as_bytes(), &self.signature)
     }
 }
 

@@ -5,21 +5,22 @@ use std::fmt;
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair,
-    Ed25519KeyPair, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaKeyPair,
+    Ed25519KeyPair, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaKeyPair, VerificationAlgorithm,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use jsonwebtoken::{DecodingKey, EncodingKey};
+use jsonwebtoken::EncodingKey;
 use zeroize::Zeroizing;
 
 use crate::config::Algorithm;
 
 const KINDS: &str = "RSA with 2048 to 8192 bits, EC P-256, or Ed25519";
 
-/// A public key that verifies tokens, bound to one algorithm.
+/// A public key that verifies tokens, bound to one algorithm. It is parsed
+/// once, for every token that is to come.
 #[derive(Clone)]
 pub struct PublicKey {
     algorithm: Algorithm,
-    key: DecodingKey,
+    key: ParsedPublicKey,
 }
 
 impl PublicKey {
@@ -27,13 +28,13 @@ impl PublicKey {
     /// what is wrong and never shows the text.
     pub fn from_pem(text: &str) -> Result<Self, String> {
         let (label, der) = decode(text)?;
+        let wrong = || format!("not a key that is taken: {KINDS}");
         match label.as_str() {
-            "RSA PUBLIC KEY" => {
-                ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &*der)
-                    .map_err(|_| format!("not a key that is taken: {KINDS}"))?;
-                Ok(Self { algorithm: Algorithm::Rs256, key: DecodingKey::from_rsa_der(&der) })
-            }
-            "PUBLIC KEY" => Self::from_spki(&der),
+            "RSA PUBLIC KEY" => Self::of(Algorithm::Rs256, &der).ok_or_else(wrong),
+            "PUBLIC KEY" => Algorithm::ALL
+                .into_iter()
+                .find_map(|algorithm| Self::of(algorithm, &der))
+                .ok_or_else(wrong),
             label if label.ends_with("PRIVATE KEY") => {
                 Err("this is a private key; give the public one and keep this one away".to_owned())
             }
@@ -41,38 +42,29 @@ impl PublicKey {
         }
     }
 
-    fn from_spki(der: &[u8]) -> Result<Self, String> {
-        let (algorithm, key) = if ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, der).is_ok() {
-            (Algorithm::Rs256, DecodingKey::from_rsa_der(der))
-        } else if ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, der).is_ok() {
-            (Algorithm::Es256, DecodingKey::from_ec_der(der))
-        } else if ParsedPublicKey::new(&ED25519, der).is_ok() {
-            (Algorithm::EdDsa, DecodingKey::from_ed_der(der))
-        } else {
-            return Err(format!("not a key that is taken: {KINDS}"));
-        };
-        Ok(Self { algorithm, key })
-    }
-
     /// From a modulus and an exponent.
     pub(super) fn from_rsa(n: &[u8], e: &[u8]) -> Option<Self> {
-        let der = sequence(&[integer(n)?, integer(e)?].concat())?;
-        ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &der).ok()?;
-        Some(Self { algorithm: Algorithm::Rs256, key: DecodingKey::from_rsa_der(&der) })
+        Self::of(Algorithm::Rs256, &sequence(&[integer(n)?, integer(e)?].concat())?)
     }
 
     /// From a point of P-256.
     pub(super) fn from_p256(x: &[u8], y: &[u8]) -> Option<Self> {
-        let point = [&[4], x, y].concat();
         let whole = x.len() == 32 && y.len() == 32;
-        (whole && ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &point).is_ok())
-            .then(|| Self { algorithm: Algorithm::Es256, key: DecodingKey::from_ec_der(&point) })
+        whole.then(|| Self::of(Algorithm::Es256, &[&[4], x, y].concat())).flatten()
     }
 
     /// From a point of Ed25519.
     pub(super) fn from_ed25519(x: &[u8]) -> Option<Self> {
-        (x.len() == 32 && ParsedPublicKey::new(&ED25519, x).is_ok())
-            .then(|| Self { algorithm: Algorithm::EdDsa, key: DecodingKey::from_ed_der(x) })
+        (x.len() == 32).then(|| Self::of(Algorithm::EdDsa, x)).flatten()
+    }
+
+    fn of(algorithm: Algorithm, key: &[u8]) -> Option<Self> {
+        let kind: &'static dyn VerificationAlgorithm = match algorithm {
+            Algorithm::Rs256 => &RSA_PKCS1_2048_8192_SHA256,
+            Algorithm::Es256 => &ECDSA_P256_SHA256_FIXED,
+            Algorithm::EdDsa => &ED25519,
+        };
+        ParsedPublicKey::new(kind, key).ok().map(|key| Self { algorithm, key })
     }
 
     /// What it verifies.
@@ -81,10 +73,9 @@ impl PublicKey {
         self.algorithm
     }
 
-    /// Whether the signature, in base64url, is this key's over the message.
-    pub(super) fn verifies(&self, message: &[u8], signature: &str) -> bool {
-        jsonwebtoken::crypto::verify(signature, message, &self.key, algorithm(self.algorithm))
-            .unwrap_or(false)
+    /// Whether the signature is this key's over the message.
+    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.key.verify_sig(message, signature).is_ok()
     }
 }
 

@@ -23,6 +23,8 @@ pub mod admin;
 
 pub mod engine;
 
+pub mod schedule;
+
 pub mod grpc;
 
 pub mod gateway;

@@ -180,6 +180,7 @@ fn who(principal: &Principal, peer: Option<IpAddr>) -> Who {
         // Successors by rotation share the bucket of their family.
         Source::Database
         | Source::File
+        | Source::Line
         | Source::Idp
         | Source::Agent
         | Source::Lease

@@ -6,8 +6,11 @@
 use std::{fmt, marker::PhantomData, sync::Arc};
 
 use crate::domain::{
-    Area, Namespace, Principal, RequestId, Scope, history::Stamp, permission::Right,
-    principal::Identity,
+    Area, Namespace, Permission, Principal, RequestId, Scope, Timestamp,
+    history::Stamp,
+    permission::{Right, right::TasksCreate},
+    principal::{GrantRef, Identity, Source},
+    schedule::Identifier,
 };
 
 /// Who calls and by which request: what every proof remembers.
@@ -35,10 +38,11 @@ pub struct Claim<R> {
     right: PhantomData<fn() -> R>,
 }
 
-/// Proof that a caller has the right `R` in one namespace.
-pub struct Permit<R> {
+/// Proof that a caller has the right `R` in one namespace, or over one
+/// identifier of the scheduler, which is its own namespace.
+pub struct Permit<R, P = Namespace> {
     call: Call,
-    namespace: Namespace,
+    place: P,
     right: PhantomData<fn() -> R>,
 }
 
@@ -111,11 +115,17 @@ impl<R: Right> Claim<R> {
     /// the scope comes from grants that have the right).
     #[must_use]
     pub fn permit(&self, namespace: &Namespace) -> Option<Permit<R>> {
-        self.scope.contains(namespace).then(|| Permit {
-            call: self.call.clone(),
-            namespace: namespace.clone(),
-            right: PhantomData,
-        })
+        self.scope.contains(namespace).then(|| self.at(namespace.clone()))
+    }
+
+    /// The permit over an identifier of the scope; none outside of it.
+    #[must_use]
+    pub fn over(&self, identifier: &Identifier) -> Option<Permit<R, Identifier>> {
+        self.scope.contains_text(identifier.as_str()).then(|| self.at(identifier.clone()))
+    }
+
+    fn at<P>(&self, place: P) -> Permit<R, P> {
+        Permit { call: self.call.clone(), place, right: PhantomData }
     }
 
     /// The claim cut down to an area that lies in the scope as a whole.
@@ -133,7 +143,23 @@ impl<R: Right> Permit<R> {
     /// The namespace it holds in.
     #[must_use]
     pub fn namespace(&self) -> &Namespace {
-        &self.namespace
+        &self.place
+    }
+}
+
+impl<R: Right> Permit<R, Identifier> {
+    /// The identifier it holds over.
+    #[must_use]
+    pub fn identifier(&self) -> &Identifier {
+        &self.place
+    }
+}
+
+impl<R: Right, P> Permit<R, P> {
+    /// Who holds it, with all that it holds.
+    #[must_use]
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.call.principal
     }
 
     /// Who holds it.
@@ -147,6 +173,40 @@ impl<R: Right> Permit<R> {
     pub fn stamp(&self) -> Stamp {
         self.call.stamp()
     }
+}
+
+/// Says who stands behind work that was set earlier, as of now.
+pub trait Standing: Send + Sync + fmt::Debug {
+    /// The principal with what it holds now; none when its credential was
+    /// taken back, has ended or is no more.
+    fn standing(&self, grant: &GrantRef, now: Timestamp) -> Option<Arc<Principal>>;
+}
+
+/// The permit by which the scheduler creates a task for a rule's owner, also
+/// asked when the rule is set (SE-63): `tasks:create` in the namespace. A
+/// token of the line protocol has no such permission; for it the namespace
+/// must lie under its prefix, which ends in a dot, or it has everything.
+#[must_use]
+pub fn task_for(
+    owner: &Arc<Principal>,
+    request: RequestId,
+    namespace: &Namespace,
+) -> Option<Permit<TasksCreate>> {
+    let call = Call { principal: Arc::clone(owner), request };
+    let may = if owner.identity.source == Source::Line {
+        let under = |scope: &Scope| match scope {
+            Scope::Everything => true,
+            // Only a text that ends in a dot holds what is behind its dot.
+            Scope::Under(_) => {
+                scope.to_strings().iter().all(|text| text.ends_with('.'))
+                    && scope.contains_text(&format!("{namespace}."))
+            }
+        };
+        under(&owner.scope_of(Permission::RulesWrite))
+    } else {
+        owner.may(Permission::TasksCreate, namespace)
+    };
+    may.then(|| Permit { call, place: namespace.clone(), right: PhantomData })
 }
 
 /// Proof that the server itself acts, in its loops; made by the composition
@@ -168,8 +228,8 @@ impl<R: Right> fmt::Debug for Claim<R> {
     }
 }
 
-impl<R: Right> fmt::Debug for Permit<R> {
+impl<R: Right, P: fmt::Debug> fmt::Debug for Permit<R, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Permit<{}>({} in {})", R::PERMISSION, self.identity(), self.namespace)
+        write!(f, "Permit<{}>({} in {:?})", R::PERMISSION, self.identity(), self.place)
     }
 }

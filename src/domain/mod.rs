@@ -12,6 +12,7 @@ pub mod namespace;
 pub mod network;
 pub mod permission;
 pub mod principal;
+pub mod schedule;
 pub mod secret;
 pub mod task;
 pub mod template;

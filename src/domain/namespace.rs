@@ -115,13 +115,27 @@ pub enum Prefix {
     Tree(Namespace),
     /// `deploy.` covers `deploy.x` and not `deploy`.
     Below(Namespace),
+    /// What begins with this text, whatever follows: the tokens of the line
+    /// protocol have it (ZT-19). Nothing that is parsed here becomes one.
+    Text(Arc<str>),
 }
 
 impl Prefix {
-    fn contains(&self, namespace: &Namespace) -> bool {
+    /// Of names and of the scheduler's identifiers, which are their own
+    /// namespace.
+    fn contains(&self, name: &str) -> bool {
         match self {
-            Self::Tree(root) => namespace == root || is_below(namespace.as_str(), root.as_str()),
-            Self::Below(root) => is_below(namespace.as_str(), root.as_str()),
+            Self::Tree(root) => name == root.as_str() || is_below(name, root.as_str()),
+            Self::Below(root) => is_below(name, root.as_str()),
+            Self::Text(text) => name.starts_with(&**text),
+        }
+    }
+
+    /// Whether every text that begins with this one is in it (SE-62).
+    fn contains_all_of(&self, start: &str) -> bool {
+        match self {
+            Self::Tree(root) | Self::Below(root) => is_below(start, root.as_str()),
+            Self::Text(text) => start.starts_with(&**text),
         }
     }
 }
@@ -131,6 +145,7 @@ impl fmt::Display for Prefix {
         match self {
             Self::Tree(root) => write!(f, "{root}"),
             Self::Below(root) => write!(f, "{root}."),
+            Self::Text(text) => f.write_str(text),
         }
     }
 }
@@ -172,12 +187,35 @@ impl Scope {
         Ok(if everything { Self::Everything } else { Self::Under(under) })
     }
 
+    /// What begins with a text, as the tokens of the line protocol say it.
+    #[must_use]
+    pub fn beginning_with(text: &str) -> Self {
+        Self::Under(vec![Prefix::Text(text.into())])
+    }
+
     /// Exactly one area.
     #[must_use]
     pub fn contains(&self, namespace: &Namespace) -> bool {
+        self.contains_text(namespace.as_str())
+    }
+
+    /// Whether one of the scheduler's identifiers lies in it; its grammar is
+    /// wider than a namespace's.
+    #[must_use]
+    pub fn contains_text(&self, identifier: &str) -> bool {
         match self {
             Self::Everything => true,
-            Self::Under(prefixes) => prefixes.iter().any(|prefix| prefix.contains(namespace)),
+            Self::Under(prefixes) => prefixes.iter().any(|prefix| prefix.contains(identifier)),
+        }
+    }
+
+    /// Whether every identifier that begins with a text lies in it: `deploy`
+    /// holds all of `deploy.`, and not of `deploy` (SE-62).
+    #[must_use]
+    pub fn contains_all_of(&self, start: &str) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Under(prefixes) => prefixes.iter().any(|prefix| prefix.contains_all_of(start)),
         }
     }
 
@@ -187,9 +225,10 @@ impl Scope {
         match (self, area) {
             (Self::Everything, _) => true,
             (Self::Under(_), Area::Exactly(namespace)) => self.contains(namespace),
-            (Self::Under(prefixes), Area::Below(parent)) => prefixes.iter().any(|prefix| {
-                prefix.contains(parent) || matches!(prefix, Prefix::Below(root) if root == parent)
-            }),
+            (Self::Under(prefixes), Area::Below(parent)) => {
+                let below = Prefix::Below(parent.clone());
+                prefixes.iter().any(|prefix| covers(prefix, &below))
+            }
         }
     }
 
@@ -207,6 +246,10 @@ impl Scope {
                     root
                 }
                 Prefix::Below(root) => root,
+                Prefix::Text(text) => {
+                    ranges.extend(range_of(text));
+                    continue;
+                }
             };
             ranges.push((format!("{root}."), format!("{root}/")));
         }
@@ -279,12 +322,31 @@ impl From<&Area> for Scope {
     }
 }
 
+/// The texts that begin with one, as a half-open range; none is everything,
+/// for the empty text. UTF-8 sorts as the characters do.
+#[must_use]
+pub fn range_of(start: &str) -> Option<NameRange> {
+    let mut end = start.to_owned();
+    while let Some(last) = end.pop() {
+        // Behind a character the surrogates are skipped; behind the last one
+        // there is none.
+        let next =
+            (u32::from(last).saturating_add(1)..=u32::from(char::MAX)).find_map(char::from_u32);
+        if let Some(next) = next {
+            end.push(next);
+            return Some((start.to_owned(), end));
+        }
+    }
+    None
+}
+
 fn covers(wide: &Prefix, narrow: &Prefix) -> bool {
     match narrow {
-        Prefix::Tree(root) => wide.contains(root),
+        Prefix::Tree(root) => wide.contains(root.as_str()),
         Prefix::Below(root) => {
-            wide.contains(root) || matches!(wide, Prefix::Below(other) if other == root)
+            wide.contains(root.as_str()) || wide.contains_all_of(&format!("{root}."))
         }
+        Prefix::Text(text) => wide.contains_all_of(text),
     }
 }
 
@@ -346,6 +408,40 @@ mod tests {
                 ranges.iter().any(|(from, to)| from.as_str() <= name && name < to.as_str());
             assert_eq!(in_range, scope.contains(&ns(name)), "{name}");
         }
+    }
+
+    #[test]
+    fn zt_19_and_se_62_texts_and_what_begins_with_them() {
+        let line = Scope::beginning_with("deploy.");
+        for held in ["deploy.daily", "deploy.release.v1.2.3"] {
+            assert!(line.contains_text(held), "{held}");
+        }
+        for other in ["deploy", "Deploy.x", "xdeploy.y", ""] {
+            assert!(!line.contains_text(other), "{other}");
+        }
+        assert!(line.contains_all_of("deploy.") && line.contains_all_of("deploy.a"));
+        assert!(!line.contains_all_of("deploy") && !line.contains_all_of(""));
+        let tree = Scope::parse(&["deploy"]).unwrap_or(Scope::NOWHERE);
+        assert!(tree.contains_text("deploy") && tree.contains_text("deploy.a b"));
+        assert!(!tree.contains_all_of("deploy") && tree.contains_all_of("deploy."));
+        assert!(line.covers(&Scope::parse(&["deploy."]).unwrap_or(Scope::NOWHERE)));
+        assert!(!line.covers(&tree) && tree.covers(&line));
+        assert!(Scope::beginning_with("deploy").covers(&tree));
+        assert!(!Scope::beginning_with("deploy").covers(&Scope::Everything));
+    }
+
+    #[test]
+    fn a_range_holds_what_begins_with_a_text() {
+        for start in ["a", "a.", "a\u{d7ff}", "é", "a\u{10ffff}"] {
+            let (from, to) = range_of(start).unwrap_or_default();
+            for rest in ["", "!", "z", "\u{10ffff}\u{10ffff}"] {
+                let name = format!("{start}{rest}");
+                assert!(from <= name && name < to, "{start:?} {rest:?}");
+            }
+            assert!(!(from.as_str() <= "b" && "b" < to.as_str()), "{start:?}");
+        }
+        assert_eq!(range_of(""), None);
+        assert_eq!(range_of("\u{10ffff}"), None);
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub enum Source {
     Database,
     /// The token file.
     File,
+    /// The auth file of the line protocol.
+    Line,
     /// A registered agent or node.
     Agent,
     /// A lease: a step token.
@@ -36,6 +38,7 @@ impl Source {
             Self::Idp => "idp",
             Self::Database => "database",
             Self::File => "file",
+            Self::Line => "line",
             Self::Agent => "agent",
             Self::Lease => "lease",
             Self::Session => "session",
@@ -151,6 +154,7 @@ impl Principal {
                 .any(|grant| grant.permissions.is_star() && grant.scope == Scope::Everything),
             Source::Idp
             | Source::Database
+            | Source::Line
             | Source::Agent
             | Source::Lease
             | Source::Session
@@ -190,6 +194,25 @@ impl Principal {
     pub fn may_in_area(&self, permission: Permission, area: &Area) -> bool {
         self.scope_of(permission).contains_area(area)
     }
+}
+
+/// Who stands behind work that is done later, kept with it, so that it can be
+/// decided again when the time has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrantRef {
+    /// Who set the work.
+    pub identity: Identity,
+    /// How the credential was presented.
+    pub method: Method,
+    /// The public id of the credential.
+    pub credential_id: Arc<str>,
+    /// What the credential held: all that is known later of a JWT, which
+    /// nobody keeps. Empty where the credential itself can be looked up.
+    pub grants: Vec<Grant>,
+    /// When the work was set.
+    pub set_at: Timestamp,
+    /// Until when a JWT's grants count; none is until they are taken back.
+    pub until: Option<Timestamp>,
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ mod figures;
 mod floor;
 pub mod handlers;
 pub mod loops;
-mod page;
+pub(crate) mod page;
 mod session;
 pub mod steps;
 pub mod tasks;

@@ -42,10 +42,10 @@ pub struct Paged<T> {
 
 /// What a token is bound to: the list, its filter and its caller.
 #[derive(Clone, Debug)]
-pub(super) struct Query(Sha256);
+pub(crate) struct Query(Sha256);
 
 impl Query {
-    pub(super) fn new(list: &str, caller: &Identity) -> Self {
+    pub(crate) fn new(list: &str, caller: &Identity) -> Self {
         Self(Sha256::new())
             .with(list)
             .with(caller.source.as_str())
@@ -54,7 +54,7 @@ impl Query {
     }
 
     /// Adds one parameter of the query.
-    pub(super) fn with(mut self, part: &str) -> Self {
+    pub(crate) fn with(mut self, part: &str) -> Self {
         // The length keeps `ab`, `c` apart from `a`, `bc`.
         self.0.update(part.len().to_be_bytes());
         self.0.update(part.as_bytes());
@@ -62,7 +62,7 @@ impl Query {
     }
 
     /// Adds a parameter that may be absent.
-    pub(super) fn with_option(self, part: Option<&str>) -> Self {
+    pub(crate) fn with_option(self, part: Option<&str>) -> Self {
         match part {
             Some(part) => self.with("some").with(part),
             None => self.with("none"),
@@ -70,7 +70,7 @@ impl Query {
     }
 
     /// The page that the store is asked for.
-    pub(super) fn page(&self, request: &PageRequest) -> Result<Page, Error> {
+    pub(crate) fn page(&self, request: &PageRequest) -> Result<Page, Error> {
         let size = match request.size {
             0 => PAGE_SIZE_DEFAULT,
             size @ 1..=PAGE_SIZE_MAX => size,
@@ -90,12 +90,12 @@ impl Query {
     }
 
     /// The page for the caller, from the store's.
-    pub(super) fn paged<T>(&self, listed: Listed<T>) -> Paged<T> {
+    pub(crate) fn paged<T>(&self, listed: Listed<T>) -> Paged<T> {
         let next_token = listed.next.map_or_else(String::new, |place| self.token(&place));
         Paged { items: listed.items, next_token }
     }
 
-    pub(super) fn token(&self, place: &str) -> String {
+    pub(crate) fn token(&self, place: &str) -> String {
         let mut bytes = self.digest(place).to_vec();
         bytes.extend_from_slice(place.as_bytes());
         URL_SAFE_NO_PAD.encode(bytes)

@@ -9,6 +9,7 @@
 #[cfg(test)]
 pub(crate) mod conformance;
 mod credentials;
+mod schedules;
 pub mod sqlite;
 pub mod token_file;
 
@@ -20,6 +21,8 @@ use thiserror::Error as ThisError;
 pub use self::credentials::{
     CredentialKind, CredentialRecord, CredentialStore, LastUses, PermissionUse, Recall,
 };
+
+pub use self::schedules::{JobChange, NextState, RUNS_KEPT, RunEnd, ScheduleCounts, ScheduleStore};
 
 use crate::domain::{
     Area, Json, LeaseId, Namespace, Scope, StepId, TaskId, Timestamp,
@@ -554,6 +557,7 @@ pub trait Store:
     + WorkStore
     + WorkerStore
     + CredentialStore
+    + ScheduleStore
     + fmt::Debug
     + Send
     + Sync

@@ -16,11 +16,12 @@ use crate::{
     storage::Result,
 };
 
-const SOURCES: [Source; 9] = [
+const SOURCES: [Source; 10] = [
     Source::Config,
     Source::Idp,
     Source::Database,
     Source::File,
+    Source::Line,
     Source::Agent,
     Source::Lease,
     Source::Session,

@@ -24,6 +24,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         name: "credentials",
         sql: include_str!("migrations/0002_credentials.sql"),
     },
+    Migration { number: 3, name: "schedules", sql: include_str!("migrations/0003_schedules.sql") },
 ];
 
 fn checksum(sql: &str) -> String {

@@ -1,0 +1,1 @@
+//! What is done with jobs that are due.

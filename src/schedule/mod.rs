@@ -1,0 +1,140 @@
+//! The scheduler: jobs, rules, the timer and the runners. Each use case takes
+//! a proof, not a caller; what is done later is decided again when it is due.
+//!
+//! Not here: what is on disk (`storage`), the line protocol (`line`), tasks
+//! (`engine`).
+
+mod firing;
+pub mod jobs;
+mod recurrence;
+pub mod rules;
+mod runners;
+mod table;
+mod timer;
+mod when;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use thiserror::Error as ThisError;
+
+pub use self::{recurrence::Recurrence, when::When};
+use self::{table::RuleTable, timer::Alarm};
+use crate::{
+    authz::{Claim, Standing},
+    domain::{
+        Clock, Permission, Timestamp, permission::right::SchedulesRead, schedule::RunnerKind,
+    },
+    engine::Engine,
+    storage::{self, Store},
+};
+pub use crate::{
+    engine::{PageRequest, Paged},
+    storage::{Error as StoreError, ScheduleCounts},
+};
+
+/// `[scheduler]`, and what of `[controller]` is about rules.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The runners that rules may have.
+    pub runners: Vec<RunnerKind>,
+    /// How many runs there are at once, over all namespaces; at least 1.
+    pub max_concurrent_runs: usize,
+    /// How long a JWT's grants stand behind a rule; 0 is until it is revoked.
+    pub jwt_grant_hours: u64,
+    /// What is taken off a rule's name, once, before it is compared with a
+    /// scope (ZT-32).
+    pub rule_id_prefixes: Vec<String>,
+}
+
+/// What the use cases work with.
+#[derive(Debug)]
+pub struct Scheduler {
+    store: Arc<dyn Store>,
+    engine: Arc<Engine>,
+    standing: Arc<dyn Standing>,
+    clock: Arc<dyn Clock>,
+    settings: Settings,
+    tools: runners::Tools,
+    rules: RwLock<Arc<RuleTable>>,
+    /// Rules are changed one after the other.
+    order: tokio::sync::Mutex<()>,
+    alarm: Alarm,
+}
+
+/// Why a use case did not happen.
+#[derive(Debug, ThisError)]
+pub enum Error {
+    /// The identifier, the pattern or what it aims at is outside of the
+    /// caller's scope.
+    #[error("namespace not found: {0}")]
+    OutsideScope(String),
+    /// No such job.
+    #[error("job not found: {0}")]
+    JobNotFound(String),
+    /// No such rule.
+    #[error("rule not found: {0}")]
+    RuleNotFound(String),
+    /// A field has a value that is not allowed.
+    #[error("{field}: {message}")]
+    FieldInvalid {
+        /// The request's field.
+        field: &'static str,
+        /// Why, and what is allowed.
+        message: String,
+    },
+    /// `[scheduler] runners` does not list it.
+    #[error("the runner `{}` is not enabled; `[scheduler] runners` lists those that are", .0.as_str())]
+    RunnerDisabled(RunnerKind),
+    /// The runner needs a permission that the caller has not got.
+    #[error("Missing required permission: {0}")]
+    PermissionMissing(Permission),
+    /// The page token is not for this query or caller.
+    #[error("page_token: not for this query; begin without one")]
+    PageToken,
+    /// The store failed.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+}
+
+impl Scheduler {
+    /// Over a store; its rules are taken up, and runs that were under way when
+    /// the server went away are planned again.
+    pub async fn open(
+        store: Arc<dyn Store>,
+        engine: Arc<Engine>,
+        standing: Arc<dyn Standing>,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+        tools: runners::Tools,
+    ) -> Result<Arc<Self>, Error> {
+        let interrupted = store.interrupted_runs(clock.now()).await?;
+        if interrupted > 0 {
+            tracing::warn!(interrupted, "runs were interrupted by the last stop; they run again");
+        }
+        let rules = RuleTable::new(store.rules().await?);
+        Ok(Arc::new(Self {
+            store,
+            engine,
+            standing,
+            clock,
+            settings,
+            tools,
+            rules: RwLock::new(Arc::new(rules)),
+            order: tokio::sync::Mutex::default(),
+            alarm: Alarm::default(),
+        }))
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn table(&self) -> Arc<RuleTable> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What jobs and rules there are in the caller's scope.
+    pub async fn counts(&self, claim: &Claim<SchedulesRead>) -> Result<ScheduleCounts, Error> {
+        Ok(self.store.schedule_counts(claim.scope()).await?)
+    }
+}

@@ -1,0 +1,487 @@
+//! Jobs, rules and runs.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::{Sqlite, error::damaged, row, rule_row, writer::Operation};
+use crate::{
+    domain::{
+        Scope, Timestamp,
+        history::Stamp,
+        namespace::{NameRange, range_of},
+        schedule::{Identifier, Job, JobStatus, Nanos, Rule, Run, RunOutcome},
+    },
+    storage::{
+        JobChange, Listed, NextState, Page, RUNS_KEPT, Result, RunEnd, ScheduleCounts,
+        ScheduleStore,
+    },
+};
+
+const JOB: &str = "id, execution, due, status, recurrence, reason, attempts, version";
+const RUN: &str = "number, execution, attempt, rule, started_at, ended_at, outcome, error, output";
+
+fn identifier(found: &Row<'_>, column: usize) -> Result<Identifier> {
+    Identifier::parse(&row::text(found, column)?).map_err(|_| damaged("an identifier"))
+}
+
+fn job(found: &Row<'_>) -> Result<Job> {
+    Ok(Job {
+        id: identifier(found, 0)?,
+        execution: Nanos(found.get(1)?),
+        due: Nanos(found.get(2)?),
+        status: JobStatus::from_code(found.get(3)?).ok_or_else(|| damaged("a job's status"))?,
+        recurrence: row::text_if_any(found, 4)?,
+        reason: row::text_if_any(found, 5)?,
+        attempts: found.get(6)?,
+        version: found.get(7)?,
+    })
+}
+
+fn run(found: &Row<'_>) -> Result<Run> {
+    let outcome = row::text(found, 6)?;
+    let outcome = RunOutcome::ALL.iter().copied().find(|known| known.as_str() == &*outcome);
+    Ok(Run {
+        number: found.get(0)?,
+        execution: Nanos(found.get(1)?),
+        attempt: found.get(2)?,
+        rule: row::text(found, 3)?,
+        started_at: row::time(found, 4)?,
+        ended_at: row::time_if_any(found, 5)?,
+        outcome: outcome.ok_or_else(|| damaged("a run's outcome"))?,
+        error: found.get(7)?,
+        output: found.get(8)?,
+    })
+}
+
+fn find(conn: &Connection, id: &Identifier) -> Result<Option<Job>> {
+    let mut select = conn.prepare_cached(&format!("SELECT {JOB} FROM job WHERE id = ?1"))?;
+    let mut rows = select.query([id.as_str()])?;
+    rows.next()?.map(job).transpose()
+}
+
+fn change(
+    operation: &mut Operation<'_>,
+    change: &JobChange,
+    by: &str,
+    now: Timestamp,
+) -> Result<Option<Job>> {
+    let conn = operation.conn;
+    match change {
+        JobChange::Set { id, execution, recurrence, status } => {
+            let mut upsert = conn.prepare_cached(&format!(
+                "INSERT INTO job (id, execution, due, status, recurrence, attempts, version, \
+                 set_by, set_at) VALUES (?1, ?2, ?2, ?3, ?4, 0, 1, ?5, ?6) \
+                 ON CONFLICT (id) DO UPDATE SET execution = ?2, due = ?2, status = ?3, \
+                 recurrence = ?4, reason = NULL, attempts = 0, version = version + 1, \
+                 set_by = ?5, set_at = ?6 RETURNING {JOB}"
+            ))?;
+            let values =
+                params![id.as_str(), execution.0, status.code(), recurrence, by, now.micros()];
+            one(&mut upsert, values)
+        }
+        JobChange::Remove(id) => {
+            let sql = format!("DELETE FROM job WHERE id = ?1 RETURNING {JOB}");
+            let removed = one(&mut conn.prepare_cached(&sql)?, params![id.as_str()])?;
+            conn.prepare_cached("DELETE FROM job_run WHERE job = ?1")?.execute([id.as_str()])?;
+            Ok(removed)
+        }
+        JobChange::Resume(id) => {
+            let mut update = conn.prepare_cached(&format!(
+                "UPDATE job SET status = 0, reason = NULL, due = ?2, version = version + 1 \
+                 WHERE id = ?1 AND status = 4 RETURNING {JOB}"
+            ))?;
+            one(&mut update, params![id.as_str(), Nanos::from(now).0])
+        }
+    }
+}
+
+/// The row that a change answers with; it is done at the statement's end.
+fn one(
+    statement: &mut rusqlite::CachedStatement<'_>,
+    values: impl rusqlite::Params,
+) -> Result<Option<Job>> {
+    let mut rows = statement.query(values)?;
+    let Some(found) = rows.next()? else { return Ok(None) };
+    let found = job(found)?;
+    while rows.next()?.is_some() {}
+    Ok(Some(found))
+}
+
+fn begin(
+    operation: &mut Operation<'_>,
+    (id, version, rule, started_at): &(Identifier, i64, Arc<str>, Timestamp),
+) -> Result<Option<i64>> {
+    let conn = operation.conn;
+    let mut update = conn.prepare_cached(
+        "UPDATE job SET status = 1, attempts = attempts + 1 \
+         WHERE id = ?1 AND version = ?2 AND status = 0 RETURNING execution, attempts",
+    )?;
+    let found: Option<(i64, u32)> = update
+        .query_row((id.as_str(), version), |found| Ok((found.get(0)?, found.get(1)?)))
+        .optional()?;
+    let Some((execution, attempt)) = found else { return Ok(None) };
+    let number = next_number(conn, id)?;
+    conn.prepare_cached(&format!(
+        "INSERT INTO job_run (job, {RUN}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7, NULL, NULL)"
+    ))?
+    .execute(params![
+        id.as_str(),
+        number,
+        execution,
+        attempt,
+        &**rule,
+        started_at.micros(),
+        RunOutcome::Running.as_str(),
+    ])?;
+    Ok(Some(number))
+}
+
+/// Makes room in a job's history and answers with the next number.
+fn next_number(conn: &Connection, id: &Identifier) -> Result<i64> {
+    let last: Option<i64> = conn
+        .prepare_cached("SELECT max(number) FROM job_run WHERE job = ?1")?
+        .query_row([id.as_str()], |found| found.get(0))?;
+    let number = last.unwrap_or(0) + 1;
+    if number > RUNS_KEPT {
+        conn.prepare_cached("DELETE FROM job_run WHERE job = ?1 AND number <= ?2")?
+            .execute((id.as_str(), number - RUNS_KEPT))?;
+    }
+    Ok(number)
+}
+
+fn end(operation: &mut Operation<'_>, end: &RunEnd, now: Timestamp) -> Result<()> {
+    let conn = operation.conn;
+    let (status, due, execution, reason) = match &end.next {
+        NextState::Rests(status, reason) => (*status, None, None, reason.clone()),
+        NextState::Retry(due) => (JobStatus::Planned, Some(due.0), None, None),
+        NextState::Recurs(due) => (JobStatus::Planned, Some(due.0), Some(due.0), None),
+    };
+    // One that was set anew meanwhile, or that is gone, stays as it is.
+    let changed = conn
+        .prepare_cached(
+            "UPDATE job SET status = ?3, due = coalesce(?4, due), \
+             execution = coalesce(?5, execution), reason = ?6, \
+             attempts = CASE WHEN ?5 IS NULL THEN max(attempts, ?7) ELSE 0 END \
+             WHERE id = ?1 AND version = ?2",
+        )?
+        .execute(params![
+            end.id.as_str(),
+            end.version,
+            status.code(),
+            due,
+            execution,
+            reason,
+            end.attempt
+        ])?;
+    if let Some(number) = end.run {
+        conn.prepare_cached(
+            "UPDATE job_run SET ended_at = ?3, outcome = ?4, error = ?5, output = ?6 \
+             WHERE job = ?1 AND number = ?2",
+        )?
+        .execute(params![
+            end.id.as_str(),
+            number,
+            now.micros(),
+            end.outcome.as_str(),
+            end.error,
+            end.output
+        ])?;
+    } else if changed == 1 {
+        let number = next_number(conn, &end.id)?;
+        conn.prepare_cached(&format!(
+            "INSERT INTO job_run (job, {RUN}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+        ))?
+        .execute(params![
+            end.id.as_str(),
+            number,
+            end.execution.0,
+            end.attempt,
+            &*end.rule,
+            end.started_at.micros(),
+            now.micros(),
+            end.outcome.as_str(),
+            end.error,
+            end.output
+        ])?;
+    }
+    Ok(())
+}
+
+fn interrupted(operation: &mut Operation<'_>, now: Timestamp) -> Result<usize> {
+    let conn = operation.conn;
+    conn.execute(
+        "UPDATE job_run SET ended_at = ?1, outcome = ?2 WHERE outcome = ?3",
+        params![now.micros(), RunOutcome::Interrupted.as_str(), RunOutcome::Running.as_str()],
+    )?;
+    // It was no failure of its own: the attempt is given back.
+    Ok(conn.execute(
+        "UPDATE job SET status = 0, attempts = max(attempts - 1, 0) WHERE status = 1",
+        [],
+    )?)
+}
+
+/// The ranges of names in a scope that begin with a text.
+fn ranges(scope: &Scope, prefix: &str) -> Vec<NameRange> {
+    let asked = range_of(prefix).unwrap_or_else(|| (prefix.to_owned(), "\u{10ffff}".repeat(129)));
+    let Some(held) = scope.ranges() else { return vec![asked] };
+    let mut both: Vec<NameRange> = held
+        .into_iter()
+        .map(|(from, to)| (from.max(asked.0.clone()), to.min(asked.1.clone())))
+        .filter(|(from, to)| from < to)
+        .collect();
+    both.sort();
+    // One that overlaps the one before goes on where that ends.
+    let mut merged: Vec<NameRange> = Vec::new();
+    for (from, to) in both {
+        match merged.last_mut() {
+            Some((_, end)) if from <= *end => {
+                if to > *end {
+                    *end = to;
+                }
+            }
+            _ => merged.push((from, to)),
+        }
+    }
+    merged
+}
+
+fn jobs(conn: &Connection, scope: &Scope, prefix: &str, page: &Page) -> Result<Listed<Job>> {
+    let mut items = Vec::new();
+    let mut select = conn.prepare_cached(&format!(
+        "SELECT {JOB} FROM job WHERE id >= ?1 AND id < ?2 AND id > ?3 ORDER BY id LIMIT ?4"
+    ))?;
+    let wanted = page.size.saturating_add(1);
+    for (from, to) in ranges(scope, prefix) {
+        let left = wanted.saturating_sub(items.len());
+        if left == 0 {
+            break;
+        }
+        let after = page.after.as_deref().unwrap_or("");
+        let limit = i64::try_from(left).unwrap_or(i64::MAX);
+        let mut rows = select.query(params![from, to, after, limit])?;
+        while let Some(found) = rows.next()? {
+            items.push(job(found)?);
+        }
+    }
+    let more = items.len() > page.size;
+    items.truncate(page.size);
+    let next = items.last().filter(|_| more).map(|job| job.id.to_string());
+    Ok(Listed { items, next })
+}
+
+fn due(
+    conn: &Connection,
+    now: Nanos,
+    skip: &[Arc<str>],
+    limit: usize,
+) -> Result<(Vec<Job>, Option<Nanos>)> {
+    let mut select = conn.prepare_cached(&format!(
+        "SELECT {JOB} FROM job WHERE status = 0 AND due <= ?1 ORDER BY due"
+    ))?;
+    let mut rows = select.query([now.0])?;
+    let mut items = Vec::new();
+    while items.len() < limit
+        && let Some(found) = rows.next()?
+    {
+        let found = job(found)?;
+        if !skip.iter().any(|segment| **segment == *found.id.segment()) {
+            items.push(found);
+        }
+    }
+    if items.len() == limit {
+        return Ok((items, Some(now)));
+    }
+    let next: Option<i64> = conn
+        .prepare_cached("SELECT min(due) FROM job WHERE status = 0 AND due > ?1")?
+        .query_row([now.0], |found| found.get(0))?;
+    Ok((items, next.map(Nanos)))
+}
+
+fn runs(conn: &Connection, id: &Identifier, page: &Page) -> Result<Option<Listed<Run>>> {
+    if find(conn, id)?.is_none() {
+        return Ok(None);
+    }
+    let before = match &page.after {
+        Some(after) => after.parse().map_err(|_| damaged("a page's place"))?,
+        None => i64::MAX,
+    };
+    let mut select = conn.prepare_cached(&format!(
+        "SELECT {RUN} FROM job_run WHERE job = ?1 AND number < ?2 ORDER BY number DESC LIMIT ?3"
+    ))?;
+    let limit = i64::try_from(page.size.saturating_add(1)).unwrap_or(i64::MAX);
+    let mut rows = select.query(params![id.as_str(), before, limit])?;
+    let mut items = Vec::new();
+    while let Some(found) = rows.next()? {
+        items.push(run(found)?);
+    }
+    let more = items.len() > page.size;
+    items.truncate(page.size);
+    let next = items.last().filter(|_| more).map(|run| run.number.to_string());
+    Ok(Some(Listed { items, next }))
+}
+
+fn set_rule(operation: &mut Operation<'_>, rule: &Rule, old: Option<&Rule>) -> Result<bool> {
+    let conn = operation.conn;
+    if !still_is(conn, &rule.id, old)? {
+        return Ok(false);
+    }
+    let written = rule_row::write(rule)?;
+    conn.prepare_cached(
+        "INSERT OR REPLACE INTO schedule_rule (id, pattern, runner, retry, owner) \
+         VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![
+        rule.id.as_str(),
+        &*rule.pattern,
+        written.runner,
+        written.retry,
+        written.owner
+    ])?;
+    Ok(true)
+}
+
+fn rule(found: &Row<'_>) -> Result<Rule> {
+    let text = |column| row::text(found, column);
+    rule_row::read(identifier(found, 0)?, text(1)?, &text(2)?, &text(3)?, &text(4)?)
+}
+
+const RULE: &str = "SELECT id, pattern, runner, retry, owner FROM schedule_rule";
+
+/// Whether a rule is on disk as a caller saw it, or is not there as none saw
+/// it.
+fn still_is(conn: &Connection, id: &Identifier, seen: Option<&Rule>) -> Result<bool> {
+    let mut select = conn.prepare_cached(&format!("{RULE} WHERE id = ?1"))?;
+    let mut rows = select.query([id.as_str()])?;
+    let (found, seen) = match (rows.next()?, seen) {
+        (Some(found), Some(seen)) => (found, seen),
+        (found, seen) => return Ok(found.is_none() && seen.is_none()),
+    };
+    let written = rule_row::write(seen)?;
+    let seen = [&*seen.pattern, &written.runner, &written.retry, &written.owner];
+    for (column, seen) in (1..).zip(seen) {
+        if *row::text(found, column)? != *seen {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn counts(conn: &Connection, scope: &Scope) -> Result<ScheduleCounts> {
+    let mut counts = ScheduleCounts::default();
+    let mut by_status = conn
+        .prepare_cached("SELECT status, count(*) FROM job WHERE id >= ?1 AND id < ?2 GROUP BY 1")?;
+    let mut of_rules =
+        conn.prepare_cached("SELECT count(*) FROM schedule_rule WHERE id >= ?1 AND id < ?2")?;
+    for range in ranges(scope, "") {
+        let mut rows = by_status.query((&range.0, &range.1))?;
+        while let Some(found) = rows.next()? {
+            let status: usize = found.get::<_, u8>(0)?.into();
+            let slot = counts.jobs.get_mut(status).ok_or_else(|| damaged("a job's status"))?;
+            *slot += count(found.get(1)?);
+        }
+        counts.rules += count(of_rules.query_row((&range.0, &range.1), |found| found.get(0))?);
+    }
+    Ok(counts)
+}
+
+fn count(rows: i64) -> u64 {
+    u64::try_from(rows).unwrap_or(0)
+}
+
+#[async_trait]
+impl ScheduleStore for Sqlite {
+    async fn change_jobs(
+        &self,
+        changes: Vec<JobChange>,
+        stamp: &Stamp,
+        now: Timestamp,
+    ) -> Result<Vec<Option<Job>>> {
+        let by = row::identity_text(&stamp.actor.clone().unwrap_or_else(row::server));
+        self.write(move |operation| {
+            changes.iter().map(|one| change(operation, one, &by, now)).collect()
+        })
+        .await
+    }
+
+    async fn job(&self, id: &Identifier) -> Result<Option<Job>> {
+        let id = id.clone();
+        self.read(move |conn, _| find(conn, &id)).await
+    }
+
+    async fn jobs(&self, scope: &Scope, prefix: &str, page: &Page) -> Result<Listed<Job>> {
+        let (scope, prefix, page) = (scope.clone(), prefix.to_owned(), page.clone());
+        self.read(move |conn, _| jobs(conn, &scope, &prefix, &page)).await
+    }
+
+    async fn jobs_due(
+        &self,
+        now: Nanos,
+        skip: &[Arc<str>],
+        limit: usize,
+    ) -> Result<(Vec<Job>, Option<Nanos>)> {
+        let skip = skip.to_vec();
+        self.read(move |conn, _| due(conn, now, &skip, limit)).await
+    }
+
+    async fn begin_runs(
+        &self,
+        begun: Vec<(Identifier, i64, Arc<str>, Timestamp)>,
+    ) -> Result<Vec<Option<i64>>> {
+        self.write(move |operation| begun.iter().map(|one| begin(operation, one)).collect()).await
+    }
+
+    async fn end_runs(&self, ends: Vec<RunEnd>, now: Timestamp) -> Result<()> {
+        self.write(move |operation| ends.iter().try_for_each(|one| end(operation, one, now))).await
+    }
+
+    async fn interrupted_runs(&self, now: Timestamp) -> Result<usize> {
+        self.write(move |operation| interrupted(operation, now)).await
+    }
+
+    async fn runs(&self, id: &Identifier, page: &Page) -> Result<Option<Listed<Run>>> {
+        let (id, page) = (id.clone(), page.clone());
+        self.read(move |conn, _| runs(conn, &id, &page)).await
+    }
+
+    async fn set_rule(
+        &self,
+        rule: Rule,
+        replaces: Option<Rule>,
+        _stamp: &Stamp,
+        _now: Timestamp,
+    ) -> Result<bool> {
+        self.write(move |operation| set_rule(operation, &rule, replaces.as_ref())).await
+    }
+
+    async fn remove_rule(&self, rule: Rule, _stamp: &Stamp, _now: Timestamp) -> Result<bool> {
+        self.write(move |operation| {
+            if !still_is(operation.conn, &rule.id, Some(&rule))? {
+                return Ok(false);
+            }
+            let mut delete =
+                operation.conn.prepare_cached("DELETE FROM schedule_rule WHERE id = ?1")?;
+            Ok(delete.execute([rule.id.as_str()])? == 1)
+        })
+        .await
+    }
+
+    async fn rules(&self) -> Result<Vec<Rule>> {
+        self.read(|conn, _| {
+            let mut select = conn.prepare_cached(RULE)?;
+            let mut rows = select.query([])?;
+            let mut all = Vec::new();
+            while let Some(found) = rows.next()? {
+                all.push(rule(found)?);
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    async fn schedule_counts(&self, scope: &Scope) -> Result<ScheduleCounts> {
+        let scope = scope.clone();
+        self.read(move |conn, _| counts(conn, &scope)).await
+    }
+}

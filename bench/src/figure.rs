@@ -45,6 +45,33 @@ pub(crate) enum Figure {
     /// From taking a credential back until its calls and streams end
     #[value(name = "revoke_seen_ms")]
     RevokeSeen,
+    /// SET over one connection, each answer awaited
+    #[value(name = "set_serial")]
+    SetSerial,
+    /// SET pipelined over one connection
+    #[value(name = "set_pipelined")]
+    SetPipelined,
+    /// SET over 64 connections, one by one on each
+    #[value(name = "set_64")]
+    Set64,
+    /// QUERY of 100 jobs with a million others
+    #[value(name = "query_prefix")]
+    QueryPrefix,
+    /// From the due time to the runner's start, with a million planned jobs
+    #[value(name = "firing_p99_ms")]
+    Firing,
+    /// Ten thousand jobs due within one second
+    #[value(name = "due_10k")]
+    Due,
+    /// Memory for each of a million planned jobs
+    #[value(name = "job_bytes")]
+    JobBytes,
+    /// Memory for ten thousand idle connections
+    #[value(name = "idle_connections_mib")]
+    IdleConnections,
+    /// From start to ready with a million planned jobs
+    #[value(name = "start_ready_1m_jobs_ms")]
+    StartJobs,
 }
 
 /// What a figure has to reach.
@@ -56,13 +83,15 @@ pub(crate) enum Floor {
     RatioAtMost(f64),
     /// The value itself, at most.
     ValueAtMost(f64),
+    /// The value itself, at least.
+    ValueAtLeast(f64),
     /// Nothing: it is written down.
     None,
 }
 
 impl Figure {
     /// All of them, in the order in which they are measured.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::CreateTask,
         Self::OneStepTasks,
         Self::Linear,
@@ -76,6 +105,15 @@ impl Figure {
         Self::GateJwt,
         Self::GateTokens,
         Self::RevokeSeen,
+        Self::SetSerial,
+        Self::SetPipelined,
+        Self::Set64,
+        Self::QueryPrefix,
+        Self::Firing,
+        Self::Due,
+        Self::JobBytes,
+        Self::IdleConnections,
+        Self::StartJobs,
     ];
 
     /// Its name in tables and files.
@@ -94,6 +132,15 @@ impl Figure {
             Self::GateJwt => "gate_jwt",
             Self::GateTokens => "gate_100k_tokens",
             Self::RevokeSeen => "revoke_seen_ms",
+            Self::SetSerial => "set_serial",
+            Self::SetPipelined => "set_pipelined",
+            Self::Set64 => "set_64",
+            Self::QueryPrefix => "query_prefix",
+            Self::Firing => "firing_p99_ms",
+            Self::Due => "due_10k",
+            Self::JobBytes => "job_bytes",
+            Self::IdleConnections => "idle_connections_mib",
+            Self::StartJobs => "start_ready_1m_jobs_ms",
         }
     }
 
@@ -106,9 +153,16 @@ impl Figure {
             | Self::RestGet
             | Self::RestPost => "calls/s",
             Self::OneStepTasks => "tasks/s",
-            Self::Linear | Self::StartReady | Self::RevokeSeen => "ms",
-            Self::GateCached | Self::GateJwt | Self::GateTokens => "us",
-            Self::IdleResident => "MiB",
+            Self::SetSerial | Self::SetPipelined | Self::Set64 => "jobs/s",
+            Self::Linear
+            | Self::StartReady
+            | Self::RevokeSeen
+            | Self::Firing
+            | Self::Due
+            | Self::StartJobs => "ms",
+            Self::GateCached | Self::GateJwt | Self::GateTokens | Self::QueryPrefix => "us",
+            Self::IdleResident | Self::IdleConnections => "MiB",
+            Self::JobBytes => "bytes",
         }
     }
 
@@ -125,6 +179,12 @@ impl Figure {
             Self::GateJwt => "the library's check of the same signatures",
             Self::GateTokens => "the same with 10 tokens in the store",
             Self::RevokeSeen => "one GetTask, p50",
+            Self::SetSerial => "4 KiB append + fdatasync, each second",
+            Self::SetPipelined | Self::Set64 | Self::IdleConnections => "line echo",
+            Self::QueryPrefix => "the same with a thousand others",
+            Self::Firing | Self::Due => "4 KiB append + fdatasync, p50",
+            Self::JobBytes => "MiB of a server without jobs",
+            Self::StartJobs => "start with an empty data folder",
         }
     }
 
@@ -142,6 +202,15 @@ impl Figure {
             Self::GateJwt => Floor::RatioAtMost(1.3),
             Self::GateTokens => Floor::RatioAtMost(1.1),
             Self::RevokeSeen => Floor::ValueAtMost(1_000.0),
+            Self::SetSerial => Floor::RatioAtLeast(0.8),
+            Self::SetPipelined => Floor::ValueAtLeast(40_000.0),
+            Self::Set64 => Floor::ValueAtLeast(30_000.0),
+            Self::QueryPrefix => Floor::RatioAtMost(1.2),
+            Self::Firing => Floor::ValueAtMost(1.0),
+            Self::Due => Floor::ValueAtMost(1_200.0),
+            Self::JobBytes => Floor::ValueAtMost(200.0),
+            Self::IdleConnections => Floor::ValueAtMost(150.0),
+            Self::StartJobs => Floor::ValueAtMost(1_500.0),
         }
     }
 }
@@ -197,6 +266,7 @@ impl Measured {
             Floor::RatioAtLeast(least) => Some(self.ratio >= least),
             Floor::RatioAtMost(most) => Some(self.ratio <= most),
             Floor::ValueAtMost(most) => Some(self.value <= most),
+            Floor::ValueAtLeast(least) => Some(self.value >= least),
             Floor::None => None,
         }
     }
@@ -207,6 +277,7 @@ impl Measured {
             Floor::RatioAtLeast(least) => format!("ratio >= {least}"),
             Floor::RatioAtMost(most) => format!("ratio <= {most}"),
             Floor::ValueAtMost(most) => format!("value <= {most}"),
+            Floor::ValueAtLeast(least) => format!("value >= {least}"),
             Floor::None => "-".to_owned(),
         }
     }

@@ -8,6 +8,7 @@ mod echo;
 mod error;
 mod figure;
 mod gate;
+mod line;
 mod load;
 mod machine;
 mod measure;
@@ -69,6 +70,12 @@ enum Baseline {
         #[arg(long)]
         listen: SocketAddr,
     },
+    /// Serve the line echo
+    LineEcho {
+        /// Where it listens
+        #[arg(long)]
+        listen: SocketAddr,
+    },
     /// Serve the hand-written axum routes
     AxumServer {
         /// The configuration of a server
@@ -112,6 +119,9 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     match cli.baseline {
         Some(Baseline::EchoServer { listen }) => {
             return echo::serve(listen).await.map(|()| ExitCode::SUCCESS);
+        }
+        Some(Baseline::LineEcho { listen }) => {
+            return line::echo(listen).await.map(|()| ExitCode::SUCCESS);
         }
         Some(Baseline::AxumServer { config }) => {
             return axum_server::serve(&config).await.map(|()| ExitCode::SUCCESS);

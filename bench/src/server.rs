@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::{
     error::{Result, Tried as _, refused, wrong},
+    line::SECRET,
     process::{Process, free_address},
 };
 
@@ -56,6 +57,8 @@ steps:
 pub(crate) const ISSUER: &str = "bailiwick-bench";
 /// More calls than anybody makes.
 const LIMITS: &str = "[limits]\nrequests_per_second = 1000000\n\n";
+/// More connections than there are.
+const LINE_LIMITS: &str = "connections = 20000\nconnections_per_address = 20000\n";
 const TOKEN_LIFE: Duration = Duration::from_hours(1);
 
 /// Whether a server asks for credentials.
@@ -140,6 +143,21 @@ impl Setup {
         fs::write(&config, text).tried("write the configuration")?;
         let log = path.join("server.log");
         Ok(Self { _folder: folder, config, log, grpc, http, api_key, jwt, root, jwt_key })
+    }
+
+    /// Adds the line protocol, for one token that may do everything and as
+    /// many connections as there are; answers where it listens.
+    pub(crate) fn with_line(&self) -> Result<SocketAddr> {
+        let line = free_address()?;
+        let folder = self.config.parent().unwrap_or(&self.config);
+        let tokens = format!("[token.bench]\nsecret = \"{SECRET}\"\nnamespace = \"*\"\n");
+        fs::write(folder.join("auth.toml"), tokens).tried("write the auth file")?;
+        let mut text = fs::read_to_string(&self.config).tried("read the configuration")?;
+        text.push_str(&format!(
+            "\n[controller]\nlisten = \"{line}\"\nauth_file = \"auth.toml\"\n{LINE_LIMITS}"
+        ));
+        fs::write(&self.config, text).tried("write the configuration")?;
+        Ok(line)
     }
 
     /// Starts a server and waits until it serves.

@@ -108,7 +108,7 @@ async fn finished_tasks(bench: &Bench) -> Result<PathBuf> {
 }
 
 /// What the folder is kept under: the migrations, byte by byte.
-fn schema() -> Result<String> {
+pub(super) fn schema() -> Result<String> {
     let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/storage/sqlite/migrations");
     let tried = || format!("read {}", migrations.display());
     let mut files = Vec::new();

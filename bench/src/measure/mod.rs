@@ -7,6 +7,7 @@ mod latency;
 mod life;
 mod rest;
 mod revoke;
+mod schedule;
 mod throughput;
 
 use std::{path::PathBuf, sync::atomic::AtomicU64, time::Duration};
@@ -55,6 +56,15 @@ impl Bench {
             Figure::GateJwt => gate::jwt(self).await,
             Figure::GateTokens => gate::tokens(self).await,
             Figure::RevokeSeen => Box::pin(revoke::seen(self)).await,
+            Figure::SetSerial => Box::pin(schedule::set_serial(self)).await,
+            Figure::SetPipelined => Box::pin(schedule::set_pipelined(self)).await,
+            Figure::Set64 => Box::pin(schedule::set_64(self)).await,
+            Figure::QueryPrefix => Box::pin(schedule::query_prefix(self)).await,
+            Figure::Firing => Box::pin(schedule::firing(self)).await,
+            Figure::Due => Box::pin(schedule::due(self)).await,
+            Figure::JobBytes => Box::pin(schedule::job_bytes(self)).await,
+            Figure::IdleConnections => Box::pin(schedule::idle_connections(self)).await,
+            Figure::StartJobs => Box::pin(schedule::start(self)).await,
         }
     }
 

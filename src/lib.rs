@@ -7,6 +7,8 @@ pub mod domain;
 
 pub mod pb;
 
+pub mod process;
+
 pub mod config;
 
 pub mod storage;

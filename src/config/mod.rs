@@ -9,6 +9,7 @@ mod limits;
 mod raw;
 mod redacted;
 mod roles;
+mod scheduler;
 mod source;
 mod tls;
 
@@ -25,6 +26,7 @@ pub use auth::{Algorithm, ApiKey, Auth, Credentials, DOCUMENTED_KEYS, Mode, Toke
 pub use issuers::{Authorities, ClaimRule, Jwks, Jwt, Keys, Pattern, Place};
 pub use limits::{OwnRate, Rate, Rates};
 pub use roles::Roles;
+pub use scheduler::Scheduler;
 use thiserror::Error;
 pub use tls::{CertificateRule, Certificates, ClientAuthority, Tls, spiffe_trust_domain};
 
@@ -108,6 +110,8 @@ pub struct Settings {
     pub roles: Roles,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[scheduler]`.
+    pub scheduler: Scheduler,
     /// `[telemetry]`.
     pub telemetry: Telemetry,
     /// What is allowed and yet worth a line in the log at start.
@@ -220,6 +224,7 @@ impl Settings {
             auth,
             roles,
             limits: limits(&raw.limits)?,
+            scheduler: scheduler::scheduler(raw.scheduler, &mut warnings)?,
             telemetry: telemetry(raw.telemetry)?,
             warnings,
         })

@@ -13,6 +13,7 @@ pub(super) struct Raw {
     pub(super) storage: Storage,
     pub(super) auth: Auth,
     pub(super) limits: Limits,
+    pub(super) scheduler: Scheduler,
     pub(super) telemetry: Telemetry,
 }
 
@@ -262,6 +263,28 @@ impl Default for Limits {
 
 #[derive(Deserialize)]
 #[serde(default)]
+pub(super) struct Scheduler {
+    pub(super) runners: Vec<String>,
+    pub(super) run_as: Option<String>,
+    pub(super) max_concurrent_runs: u64,
+    pub(super) jwt_grant_hours: u64,
+    pub(super) command_timeout_seconds: u64,
+}
+
+impl Default for Scheduler {
+    fn default() -> Self {
+        Self {
+            runners: vec!["task".to_owned(), "http".to_owned()],
+            run_as: None,
+            max_concurrent_runs: 64,
+            jwt_grant_hours: 0,
+            command_timeout_seconds: 300,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
 pub(super) struct Telemetry {
     pub(super) log_format: String,
     pub(super) log_level: String,
@@ -285,6 +308,5 @@ impl Default for Telemetry {
 pub(super) const LATER: &[(&str, &[&str])] = &[
     ("auth", &["key_encryption_key_file", "namespaces"]),
     ("controller", &["listen", "auth_file"]),
-    ("scheduler", &["runners", "run_as"]),
     ("limits", &["egress_allow"]),
 ];

@@ -1,16 +1,17 @@
 //! What `GetConfig` shows. Each field is named here by hand: an allow-list.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 
 use serde_json::{Value, json};
 
 use super::{
-    Auth, ClientAuthority, Jwt, Keys, LogFormat, Mode, OwnRate, Rates, Settings, Storage,
-    TokenStore,
+    Auth, ClientAuthority, Jwt, Keys, LogFormat, Mode, OwnRate, Rates, Scheduler, Settings,
+    Storage, TokenStore,
 };
 
 pub(super) fn redacted(settings: &Settings) -> Value {
-    let Settings { server, storage, auth, roles: _, limits, telemetry, warnings: _ } = settings;
+    let Settings { server, storage, auth, roles: _, limits, scheduler, telemetry, warnings: _ } =
+        settings;
     let mut shown = json!({
         "server": {
             "grpc_listen": server.grpc_listen.to_string(),
@@ -38,6 +39,7 @@ pub(super) fn redacted(settings: &Settings) -> Value {
             "header_timeout_seconds": limits.header_timeout.as_secs(),
             "lease_seconds": limits.lease.as_secs(),
         },
+        "scheduler": redacted_scheduler(scheduler),
         "telemetry": {
             "log_format": match telemetry.log_format {
                 LogFormat::Text => "text",
@@ -54,6 +56,17 @@ pub(super) fn redacted(settings: &Settings) -> Value {
         shown.insert("trusted_proxies".to_owned(), proxies.collect());
     }
     shown
+}
+
+/// As whom commands run is nobody's concern, only whether they do.
+fn redacted_scheduler(scheduler: &Scheduler) -> Value {
+    let runners: Vec<&str> = scheduler.runners.iter().map(|kind| kind.as_str()).collect();
+    json!({
+        "runners": runners,
+        "max_concurrent_runs": scheduler.max_concurrent_runs,
+        "jwt_grant_hours": scheduler.jwt_grant_hours.map_or(0, NonZeroU64::get),
+        "command_timeout_seconds": scheduler.command_timeout.as_secs(),
+    })
 }
 
 /// Where the files are is nobody's concern.

@@ -274,6 +274,7 @@ pub(super) fn keys(table: &str) -> &'static [&'static str] {
         "storage" => field_names::<raw::Storage>(),
         "auth" => field_names::<raw::Auth>(),
         "limits" => field_names::<raw::Limits>(),
+        "scheduler" => field_names::<raw::Scheduler>(),
         "telemetry" => field_names::<raw::Telemetry>(),
         _ => &[],
     }
@@ -293,7 +294,7 @@ fn unknown_key(full: &str) -> Error {
 }
 
 /// The known name with the fewest edits, when it is at all alike.
-fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
+pub(super) fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
     let alike = name.len().max(6) / 2;
     known
         .map(|candidate| (edits(name, &candidate), candidate))

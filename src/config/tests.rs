@@ -88,7 +88,6 @@ fn what_comes_later_is_refused_by_name_and_what_is_off_does_no_harm() {
         ("[[auth.namespaces]]\nprefix = \"a\"", "auth.namespaces"),
         ("[controller]", "[controller]"),
         ("[controller]\nlisten = \"127.0.0.1:5678\"", "[controller]"),
-        ("[scheduler]\nrunners = [\"shell\"]", "scheduler.runners"),
         ("[limits]\negress_allow = [\"10.1.0.0/16\"]", "limits.egress_allow"),
         ("[storage]\nurl = \"postgres://x/y\"", "postgres://"),
     ] {

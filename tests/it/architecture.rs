@@ -14,7 +14,8 @@ use std::{
 const MODULES: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("pb", &[]),
-    ("config", &["domain"]),
+    ("process", &[]),
+    ("config", &["domain", "process"]),
     ("storage", &["domain"]),
     ("authz", &["domain"]),
     ("egress", &["config"]),
@@ -22,20 +23,20 @@ const MODULES: &[(&str, &[&str])] = &[
     ("access", &["domain", "pb", "config", "storage", "authz", "authn"]),
     ("admin", &["domain", "storage", "authz", "authn", "access"]),
     ("engine", &["domain", "storage", "authz"]),
-    ("schedule", &["domain", "storage", "authz", "engine", "egress"]),
+    ("schedule", &["domain", "process", "storage", "authz", "engine", "egress"]),
     ("grpc", &["domain", "pb", "config", "authz", "access", "admin", "engine", "schedule"]),
     ("gateway", &["pb", "access"]),
     ("line", &["domain", "access", "schedule"]),
     ("web", &["domain", "authz", "authn", "access", "admin", "engine", "schedule"]),
-    ("worker", &["pb", "config", "access", "grpc", "gateway"]),
+    ("worker", &["process", "pb", "config", "access", "grpc", "gateway"]),
     (
         "server",
         &[
-            "domain", "pb", "config", "storage", "authz", "egress", "authn", "access", "admin",
-            "engine", "schedule", "grpc", "gateway", "line", "web", "worker",
+            "domain", "process", "pb", "config", "storage", "authz", "egress", "authn", "access",
+            "admin", "engine", "schedule", "grpc", "gateway", "line", "web", "worker",
         ],
     ),
-    ("cli", &["domain", "pb", "config", "authn", "worker", "server"]),
+    ("cli", &["domain", "process", "pb", "config", "authn", "worker", "server"]),
 ];
 
 /// The longest a file may be without its tests; longer, it is two files.

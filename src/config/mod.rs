@@ -4,6 +4,8 @@
 //! settings of clients (`cli`).
 
 mod auth;
+pub mod auth_file;
+mod controller;
 mod issuers;
 mod limits;
 mod raw;
@@ -23,6 +25,8 @@ use std::{
 };
 
 pub use auth::{Algorithm, ApiKey, Auth, Credentials, DOCUMENTED_KEYS, Mode, TokenStore};
+pub use auth_file::LineToken;
+pub use controller::{Controller, RULE_ID_PREFIX};
 pub use issuers::{Authorities, ClaimRule, Jwks, Jwt, Keys, Pattern, Place};
 pub use limits::{OwnRate, Rate, Rates};
 pub use roles::Roles;
@@ -108,6 +112,8 @@ pub struct Settings {
     pub auth: Auth,
     /// The roles, built in and of `[auth.roles]`.
     pub roles: Roles,
+    /// `[controller]`; without it the line protocol is not spoken.
+    pub controller: Option<Controller>,
     /// `[limits]`.
     pub limits: Limits,
     /// `[scheduler]`.
@@ -218,11 +224,21 @@ impl Settings {
         if let Mode::On(credentials) = &mut auth.mode {
             credentials.certificates = certificates;
         }
+        let guard = controller::Guard {
+            auth_on: raw.auth.enabled,
+            open_remote: raw.auth.allow_unauthenticated_remote,
+            beyond: Reach::of(&server) == Reach::Beyond,
+        };
+        let controller = raw.controller;
+        let controller = controller
+            .map(|raw| controller::controller(raw, &base, guard, &mut warnings))
+            .transpose()?;
         Ok(Self {
             server,
             storage: storage(&raw.storage.url, &base)?,
             auth,
             roles,
+            controller,
             limits: limits(&raw.limits)?,
             scheduler: scheduler::scheduler(raw.scheduler, &mut warnings)?,
             telemetry: telemetry(raw.telemetry)?,
@@ -249,6 +265,17 @@ impl Settings {
         let extra = auth::extra_permissions(&raw.extra_permissions)?;
         let roles = Roles::with(&raw.roles, &extra)?;
         Ok((extra, roles))
+    }
+
+    /// What is taken off a rule's name before it is compared with a scope
+    /// (ZT-32), on every surface.
+    #[must_use]
+    pub fn rule_id_prefixes(&self) -> Vec<String> {
+        let controller = self.controller.as_ref();
+        controller.map_or_else(
+            || vec![RULE_ID_PREFIX.to_owned()],
+            |controller| controller.rule_id_prefixes.clone(),
+        )
     }
 
     /// The settings in force as JSON, for `GetConfig`: an allow-list, so that a

@@ -12,6 +12,7 @@ pub(super) struct Raw {
     pub(super) server: Server,
     pub(super) storage: Storage,
     pub(super) auth: Auth,
+    pub(super) controller: Option<Controller>,
     pub(super) limits: Limits,
     pub(super) scheduler: Scheduler,
     pub(super) telemetry: Telemetry,
@@ -212,6 +213,36 @@ pub(super) struct Role {
 
 #[derive(Deserialize)]
 #[serde(default)]
+pub(super) struct Controller {
+    pub(super) listen: String,
+    pub(super) auth_file: Option<String>,
+    pub(super) tls_cert: Option<String>,
+    pub(super) tls_key: Option<String>,
+    pub(super) strict_file_mode: bool,
+    pub(super) rule_id_prefixes: Vec<String>,
+    pub(super) connections: u64,
+    pub(super) connections_per_address: u64,
+    pub(super) idle_seconds: u64,
+}
+
+impl Default for Controller {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:5678".to_owned(),
+            auth_file: None,
+            tls_cert: None,
+            tls_key: None,
+            strict_file_mode: false,
+            rule_id_prefixes: vec![super::RULE_ID_PREFIX.to_owned()],
+            connections: 16_384,
+            connections_per_address: 0,
+            idle_seconds: 0,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
 pub(super) struct Limits {
     pub(super) body_bytes: u64,
     pub(super) header_bytes: u64,
@@ -305,8 +336,5 @@ impl Default for Telemetry {
 
 /// Settings of later versions. One that is off (`false`, 0, empty) does no
 /// harm; any other would be believed and not hold, so it stops the start.
-pub(super) const LATER: &[(&str, &[&str])] = &[
-    ("auth", &["key_encryption_key_file", "namespaces"]),
-    ("controller", &["listen", "auth_file"]),
-    ("limits", &["egress_allow"]),
-];
+pub(super) const LATER: &[(&str, &[&str])] =
+    &[("auth", &["key_encryption_key_file", "namespaces"]), ("limits", &["egress_allow"])];

@@ -5,13 +5,22 @@ use std::num::{NonZeroU32, NonZeroU64};
 use serde_json::{Value, json};
 
 use super::{
-    Auth, ClientAuthority, Jwt, Keys, LogFormat, Mode, OwnRate, Rates, Scheduler, Settings,
-    Storage, TokenStore,
+    Auth, ClientAuthority, Controller, Jwt, Keys, LogFormat, Mode, OwnRate, Rates, Scheduler,
+    Settings, Storage, TokenStore,
 };
 
 pub(super) fn redacted(settings: &Settings) -> Value {
-    let Settings { server, storage, auth, roles: _, limits, scheduler, telemetry, warnings: _ } =
-        settings;
+    let Settings {
+        server,
+        storage,
+        auth,
+        roles: _,
+        controller,
+        limits,
+        scheduler,
+        telemetry,
+        warnings: _,
+    } = settings;
     let mut shown = json!({
         "server": {
             "grpc_listen": server.grpc_listen.to_string(),
@@ -28,6 +37,7 @@ pub(super) fn redacted(settings: &Settings) -> Value {
         },
         "storage": { "engine": match storage { Storage::Sqlite(_) => "sqlite" } },
         "auth": redacted_auth(auth),
+        "controller": controller.as_ref().map(redacted_controller),
         "limits": {
             "body_bytes": limits.body_bytes,
             "header_bytes": limits.header_bytes,
@@ -66,6 +76,18 @@ fn redacted_scheduler(scheduler: &Scheduler) -> Value {
         "max_concurrent_runs": scheduler.max_concurrent_runs,
         "jwt_grant_hours": scheduler.jwt_grant_hours.map_or(0, NonZeroU64::get),
         "command_timeout_seconds": scheduler.command_timeout.as_secs(),
+    })
+}
+
+fn redacted_controller(controller: &Controller) -> Value {
+    json!({
+        "listen": controller.listen.to_string(),
+        "auth_file": controller.tokens.is_some(),
+        "tls": controller.tls.is_some(),
+        "rule_id_prefixes": controller.rule_id_prefixes,
+        "connections": controller.connections,
+        "connections_per_address": controller.connections_per_address,
+        "idle_seconds": controller.idle.map_or(0, |idle| idle.as_secs()),
     })
 }
 

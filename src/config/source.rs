@@ -51,17 +51,20 @@ fn read_file(path: &Path) -> Result<Table, Error> {
         return Err(failed(std::io::ErrorKind::FileTooLarge.into()));
     }
     let text = fs::read_to_string(path).map_err(failed)?;
-    text.parse().map_err(|error: toml::de::Error| {
-        // The error's own text shows the line, which may hold a key.
-        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        Error::Syntax {
-            path: path.to_owned(),
-            line: before.matches('\n').count() + 1,
-            column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
-            message: error.message().to_owned(),
-        }
-    })
+    text.parse().map_err(|error: toml::de::Error| syntax(path, &text, &error))
+}
+
+/// Where the fault is, without the text that stands there: the error's own
+/// shows the line, which may hold a key.
+pub(super) fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> Error {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    Error::Syntax {
+        path: path.to_owned(),
+        line: before.matches('\n').count() + 1,
+        column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
+        message: error.message().to_owned(),
+    }
 }
 
 /// Refuses what is not known or not supported yet, and takes the harmless
@@ -74,10 +77,6 @@ fn check_keys(file: &mut Table) -> Result<(), Error> {
         let Value::Table(content) = content else {
             return Err(Error::Type { key: table.clone(), expected: "a table".to_owned() });
         };
-        // Its presence alone opens a listener in the versions that have it.
-        if table == "controller" {
-            return Err(Error::NotYet { key: "[controller]".to_owned() });
-        }
         for (key, value) in content.iter() {
             check_key(table, key, value)?;
         }
@@ -273,6 +272,7 @@ pub(super) fn keys(table: &str) -> &'static [&'static str] {
         "server" => field_names::<raw::Server>(),
         "storage" => field_names::<raw::Storage>(),
         "auth" => field_names::<raw::Auth>(),
+        "controller" => field_names::<raw::Controller>(),
         "limits" => field_names::<raw::Limits>(),
         "scheduler" => field_names::<raw::Scheduler>(),
         "telemetry" => field_names::<raw::Telemetry>(),

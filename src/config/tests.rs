@@ -86,8 +86,6 @@ fn unknown_keys_name_the_nearest_known_one() {
 fn what_comes_later_is_refused_by_name_and_what_is_off_does_no_harm() {
     for (text, name) in [
         ("[[auth.namespaces]]\nprefix = \"a\"", "auth.namespaces"),
-        ("[controller]", "[controller]"),
-        ("[controller]\nlisten = \"127.0.0.1:5678\"", "[controller]"),
         ("[limits]\negress_allow = [\"10.1.0.0/16\"]", "limits.egress_allow"),
         ("[storage]\nurl = \"postgres://x/y\"", "postgres://"),
     ] {
@@ -100,8 +98,64 @@ fn what_comes_later_is_refused_by_name_and_what_is_off_does_no_harm() {
                jwks_refresh_interval_seconds = 3600\n[limits]\nrequests_per_second = 0\n\
                [scheduler]\nrunners = []\n";
     assert!(load(off).is_ok());
-    let variable = load_with("", &[("BAILIWICK__CONTROLLER__LISTEN", "127.0.0.1:1")]).unwrap_err();
-    assert!(matches!(variable, Error::NotYet { .. }));
+}
+
+#[test]
+fn se_60_a_controller_is_open_only_where_auth_is_off_and_on_loopback() {
+    let alone = load("[controller]\n").unwrap().controller.unwrap();
+    assert_eq!(alone.listen, SocketAddr::from(([127, 0, 0, 1], 5678)));
+    assert!(alone.tokens.is_none() && alone.idle.is_none());
+    assert_eq!(alone.rule_id_prefixes, ["rule."]);
+    assert!((10_000..alone.connections).contains(&alone.connections_per_address));
+    assert!(load("").unwrap().controller.is_none());
+    let variable = load_with("", &[("BAILIWICK__CONTROLLER__LISTEN", "127.0.0.1:1")]).unwrap();
+    assert_eq!(variable.controller.unwrap().listen.port(), 1);
+
+    assert!(problem("[controller]\n[auth]\nenabled = true\n").contains("`controller.auth_file`"));
+    let beyond = "[controller]\nlisten = \"0.0.0.0:5678\"\n";
+    assert!(problem(beyond).contains("`controller.listen`"));
+    let allowed = format!("{beyond}[auth]\nallow_unauthenticated_remote = true\n");
+    assert!(load(&allowed).unwrap().warnings.iter().any(|line| line.contains("no auth file")));
+    for (more, word) in [
+        ("auth_file = \"absent.toml\"", "absent.toml"),
+        ("tls_cert = \"c.pem\"", "controller.tls_key"),
+        ("tls_key = \"k.pem\"", "controller.tls_cert"),
+        ("rule_id_prefixes = [\"\"]", "rule_id_prefixes"),
+        ("connections = 0", "controller.connections"),
+        ("framerate = 512", "framerate"),
+    ] {
+        assert!(problem(&format!("[controller]\n{more}\n")).contains(word), "{more}");
+    }
+}
+
+#[test]
+fn zt_09_an_auth_file_counts_from_the_configuration_and_keeps_documented_secrets_at_home() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bailiwick.toml");
+    let token = |secret: &str| {
+        let text = format!("[token.ci]\nsecret = \"{secret}\"\nnamespace = \"ci.\"\n");
+        fs::write(folder.path().join("auth.toml"), text).unwrap();
+    };
+    let load = |rest: &str| {
+        fs::write(&path, format!("[controller]\nauth_file = \"auth.toml\"\n{rest}")).unwrap();
+        Settings::load(Some(&path), variables(&[]))
+    };
+    token("sk_deploy_a1b2c3d4e5f6");
+    let tokens = load("").unwrap().controller.unwrap().tokens.unwrap();
+    assert_eq!(tokens.len(), 1);
+    for beyond in [
+        "listen = \"0.0.0.0:1\"\n",
+        "[server]\nhttp_listen = \"0.0.0.0:1\"\n[auth]\nenabled = true\n",
+    ] {
+        assert!(load(beyond).unwrap_err().to_string().contains("stands in documentation"));
+    }
+    token("another");
+    let settings = load("listen = \"0.0.0.0:1\"\n").unwrap();
+    assert!(settings.warnings.iter().any(|line| line.contains("without TLS")));
+    assert!(load("rule_id_prefixes = [\"ci.\"]\n").is_err());
+    let shown = load("[auth]\nenabled = true\n").unwrap().redacted();
+    assert_eq!(shown["controller"]["auth_file"], true);
+    assert!(!shown.to_string().contains("auth.toml"));
 }
 
 #[test]

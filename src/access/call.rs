@@ -229,6 +229,14 @@ impl Caller {
         left.map_or(AT_MOST, |left| left.min(AT_MOST))
     }
 
+    /// The claim of an instruction of the line protocol, which has no request
+    /// type of its own.
+    pub(in crate::access) fn claimed<R: Right>(&self) -> Result<Claim<R>, Refusal> {
+        let claim = self.any_claim()?;
+        self.exercised();
+        Ok(claim)
+    }
+
     fn any_claim<R: Right>(&self) -> Result<Claim<R>, Refusal> {
         self.still_valid()?;
         authz::claim(&self.session.principal, self.request)

@@ -15,7 +15,7 @@ mod throttle;
 pub use call::{
     Authenticated, Caller, Global, Guarded, Namespaced, NamespacedMany, RootOnly, Scoped,
 };
-pub use gate::Gate;
+pub use gate::{Gate, line};
 pub use limits::RateState;
 pub use refusal::{Kind, Reason, Refusal, Unauthenticated};
 pub use table::{MethodRule, Rule, Table};

@@ -14,6 +14,7 @@ mod issued;
 mod json;
 mod jwks;
 mod jwt;
+mod line;
 mod pem;
 mod recalls;
 pub mod tokens;
@@ -42,6 +43,7 @@ use self::{
     digest::Digest,
     headers::Presented,
     jwt::{Good, Issuer, Keys, Policy, Verifier},
+    line::LineTokens,
     usage::Usage,
 };
 pub use self::{
@@ -180,6 +182,8 @@ pub struct Authenticator {
     known: Known,
     issued: Arc<Issued>,
     recalls: Arc<Recalls>,
+    /// The tokens of the auth file, where there is one.
+    line: Option<LineTokens>,
     /// The parent of every session's token.
     revoked: CancellationToken,
 }
@@ -244,7 +248,7 @@ impl Authenticator {
         };
         let issued = Issued::new(auth.extra_permissions.clone(), tokens, revoked.clone());
         let issued = Arc::new(issued);
-        Ok(Self { known, issued, recalls: Arc::default(), revoked })
+        Ok(Self { known, issued, recalls: Arc::default(), line: None, revoked })
     }
 
     /// The credentials that the server gave out; empty until they are loaded.
@@ -280,12 +284,13 @@ impl Authenticator {
     ) -> Result<Accepted, Rejected> {
         let holders = match &self.known {
             Known::Everybody(session) => {
-                return Ok(Accepted {
+                let line = self.line_bearer(evidence.headers, now);
+                return Ok(line.unwrap_or_else(|| Accepted {
                     session: Arc::clone(session),
                     fresh: false,
                     unknown_permissions: Vec::new(),
                     counted: None,
-                });
+                }));
             }
             Known::Holders(holders) => holders,
         };
@@ -305,7 +310,8 @@ impl Authenticator {
             }
             Presented::Bearer(token) => {
                 let digest = Sha256::digest(token.as_bytes()).into();
-                if let Some(accepted) = holders.api_key(&digest, now) {
+                let line = || self.line.as_ref()?.accept(&digest, now);
+                if let Some(accepted) = holders.api_key(&digest, now).or_else(line) {
                     return Ok(accepted);
                 }
                 if token.contains('.') && !self.issued.knows_stranger(&digest) {

@@ -593,3 +593,150 @@ fn se_43_failures_never_block_a_good_credential() {
     assert!((0..10).all(|_| refused(&gate, list, "").1 == Reason::CredentialsMissing));
     assert_eq!(refused(&gate, list, "garbage").1, Reason::CredentialsInvalid);
 }
+
+/// A gate whose auth file has one token, and its mode otherwise.
+fn gate_with_line(mode: config::Mode, commands: bool) -> Gate {
+    let token = config::LineToken {
+        name: "deploy".into(),
+        digest: Sha256::digest("sk deploy").into(),
+        scope: Scope::beginning_with("deploy."),
+        documented: false,
+    };
+    let word = config::LineToken {
+        name: "ci".into(),
+        digest: Sha256::digest("sk.ci").into(),
+        scope: Scope::Everything,
+        documented: false,
+    };
+    let auth = Auth {
+        mode,
+        extra_permissions: BTreeSet::default(),
+        jwt_token_expiry: Duration::from_hours(1),
+        token_store: config::TokenStore::Database,
+        disable_unused_after_days: None,
+    };
+    let authenticator = Authenticator::new(&auth).unwrap();
+    let authenticator = authenticator.with_line_tokens(&[token, word], commands);
+    let clock = Arc::new(HeldClock(AtomicI64::new(NOW)));
+    Gate::new(authenticator, None, &Rates::default(), clock)
+}
+
+const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
+
+fn bearer(secret: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("authorization", format!("Bearer {secret}").parse().unwrap());
+    headers
+}
+
+/// A rule about jobs, whatever RPC has it.
+fn about(permission: Permission) -> MethodRule {
+    made(Rule::Permission { permission, mode: Mode::Filtered }, false)
+}
+
+#[test]
+fn zt_19_a_line_session_has_what_begins_with_its_namespace() {
+    use crate::domain::schedule::Identifier;
+
+    for mode in [config::Mode::Off, with_keys()] {
+        let gate = gate_with_line(mode, false);
+        assert!(!gate.line_is_open() && gate.line_open(request(), PEER).is_none());
+        let session = gate.line(&["\"sk deploy\"", "sk deploy"], request(), PEER).unwrap();
+        let claim = session.instructed::<line::Set>().unwrap();
+        let identity = claim.identity();
+        assert_eq!((identity.source, &*identity.subject), (Source::Line, "deploy"));
+        for (job, inside) in [("deploy.daily", true), ("deploy", false), ("xdeploy.y", false)] {
+            let job = Identifier::parse(job).unwrap();
+            assert_eq!(claim.over(&job).is_some(), inside, "{job}");
+        }
+        assert!(session.instructed::<line::RuleSet>().is_ok());
+        assert!(!claim.principal().holds(Permission::CommandsExecute));
+        assert!(!claim.principal().holds(Permission::TasksCreate) && !claim.principal().is_root());
+        let refused = gate.line(&["sk"], request(), PEER).unwrap_err();
+        assert_eq!(refused.reason, Reason::CredentialsInvalid);
+        // A key of the configuration is no secret of the line.
+        assert!(gate.line(&["k-root"], request(), PEER).is_err());
+        gate.revoke_all();
+        assert!(session.instructed::<line::Set>().is_err());
+    }
+    let gate = gate_with_line(config::Mode::Off, true);
+    let claim = gate.line(&["sk.ci"], request(), PEER).unwrap();
+    let principal = claim.instructed::<line::Get>().unwrap().principal().clone();
+    assert!(principal.holds(Permission::CommandsExecute) && !principal.is_root());
+}
+
+#[test]
+fn zt_01_without_auth_and_auth_file_the_line_is_open() {
+    let (gate, _) = gate_with(config::Mode::Off, &Rates::default());
+    let session = gate.line_open(request(), PEER).unwrap();
+    assert_eq!(*session.instructed::<line::RuleSet>().unwrap().scope(), Scope::Everything);
+    let (gate, _) = self::gate();
+    assert!(gate.line_open(request(), PEER).is_none());
+}
+
+#[test]
+fn se_60_an_auth_file_guards_jobs_and_rules_on_every_surface() {
+    let gate = gate_with_line(config::Mode::Off, false);
+    let call = |permission, headers: &HeaderMap| {
+        gate.admit(&about(permission), alone(headers), request()).map(|admitted| {
+            admitted.unwrap().0.claimed::<crate::domain::permission::right::SchedulesRead>()
+        })
+    };
+    let reason = |permission, headers: &HeaderMap| call(permission, headers).unwrap_err().reason;
+    let none = HeaderMap::new();
+    for guarded in [
+        Permission::SchedulesRead,
+        Permission::SchedulesWrite,
+        Permission::RulesRead,
+        Permission::RulesWrite,
+    ] {
+        assert_eq!(reason(guarded, &none), Reason::CredentialsMissing);
+        assert_eq!(reason(guarded, &bearer("wrong")), Reason::CredentialsInvalid);
+        assert_eq!(reason(guarded, &bearer("a,b")), Reason::CredentialsAmbiguous);
+        let claim = call(guarded, &bearer("sk.ci")).unwrap().unwrap();
+        assert_eq!(claim.identity().source, Source::Line);
+    }
+    // All else is as open as it was, and a token is for jobs and rules only.
+    assert!(call(Permission::TasksCreate, &none).is_ok());
+    assert!(call(Permission::TasksCreate, &bearer("wrong")).is_ok());
+    assert_eq!(reason(Permission::TasksCreate, &bearer("sk.ci")), Reason::PermissionMissing);
+
+    let gate = gate_with_line(with_keys(), false);
+    let call = |permission, headers: &HeaderMap| {
+        gate.admit(&about(permission), alone(headers), request()).map(Option::unwrap)
+    };
+    assert!(call(Permission::RulesWrite, &bearer("sk.ci")).is_ok());
+    assert!(call(Permission::RulesWrite, &bearer("k-root")).is_ok());
+    assert_eq!(call(Permission::RulesWrite, &none).unwrap_err().reason, Reason::CredentialsMissing);
+    let wide = call(Permission::TasksCreate, &bearer("sk.ci")).unwrap_err();
+    assert_eq!(wide.reason, Reason::PermissionMissing);
+
+    let (open, _) = gate_with(config::Mode::Off, &Rates::default());
+    assert!(open.admit(&about(Permission::RulesWrite), alone(&none), request()).is_ok());
+}
+
+#[test]
+fn zt_05_a_failed_auth_is_counted_and_told_without_the_secret() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let lines = logged(|| {
+        metrics::with_local_recorder(&recorder, || {
+            let gate = gate_with_line(config::Mode::Off, false);
+            let _ = gate.line(&["hidden-value"], request(), PEER);
+            gate.line(&["sk deploy"], request(), PEER).unwrap();
+            gate.line(&["sk deploy"], request(), PEER).unwrap();
+        });
+    });
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    assert!(lines[0].contains("WARN") && lines[0].contains("192.0.2.7"), "{}", lines[0]);
+    assert!(lines[1].contains("INFO") && lines[1].contains("source=\"line\""), "{}", lines[1]);
+    assert!(!lines.concat().contains("hidden-value") && !lines.concat().contains("sk deploy"));
+    let text = handle.render();
+    for line in [
+        "bailiwick_auth_requests_total{method=\"token\",result=\"failure\"} 1",
+        "bailiwick_auth_requests_total{method=\"token\",result=\"success\"} 2",
+        "bailiwick_auth_failures_total{reason=\"unknown_token\"} 1",
+    ] {
+        assert!(text.contains(line), "{line} not in\n{text}");
+    }
+}

@@ -1,0 +1,160 @@
+//! The gate of the line protocol: a session by AUTH, and for each instruction
+//! the claim of its own right and no other.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use super::{Call, Caller, Denial, Gate, Refusal};
+use crate::{
+    access::{counters::Limited, table::RateClass},
+    authn::Accepted,
+    authz::Claim,
+    domain::{
+        Principal, RequestId,
+        permission::{
+            Right,
+            right::{RulesRead, RulesWrite, SchedulesRead, SchedulesWrite},
+        },
+    },
+};
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// An instruction of the line protocol, and the right that it needs.
+pub trait Instruction: sealed::Sealed {
+    /// The right, as a type.
+    type Right: Right;
+    /// As it is written.
+    const NAME: &'static str;
+}
+
+macro_rules! instructions {
+    ($($(#[$doc:meta])* $type:ident = $name:literal: $right:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub enum $type {}
+
+        impl sealed::Sealed for $type {}
+
+        impl Instruction for $type {
+            type Right = $right;
+            const NAME: &'static str = $name;
+        }
+    )*};
+}
+
+instructions! {
+    /// Plans a job.
+    Set = "SET": SchedulesWrite;
+    /// Removes a job.
+    Remove = "REMOVE": SchedulesWrite;
+    /// Plans a job that is held again.
+    Resume = "RESUME": SchedulesWrite;
+    /// Shows a job.
+    Get = "GET": SchedulesRead;
+    /// Lists jobs.
+    Query = "QUERY": SchedulesRead;
+    /// Shows a job's runs.
+    History = "HISTORY": SchedulesRead;
+    /// Shows figures.
+    Stat = "STAT": SchedulesRead;
+    /// Sets a rule.
+    RuleSet = "RULE SET": RulesWrite;
+    /// Removes a rule.
+    RemoveRule = "REMOVERULE": RulesWrite;
+    /// Lists rules.
+    ListRules = "LISTRULES": RulesRead;
+}
+
+/// A connection of the line protocol that was let in.
+#[derive(Clone)]
+pub struct Session {
+    gate: Gate,
+    caller: Caller,
+    principal: Arc<Principal>,
+    peer: IpAddr,
+}
+
+impl Gate {
+    /// A session by the secret that AUTH says, which may read in several ways.
+    pub fn line(
+        &self,
+        secrets: &[&str],
+        request: RequestId,
+        peer: IpAddr,
+    ) -> Result<Session, Refusal> {
+        let call = self.0.line_call("AUTH", request, peer);
+        let accepted = self.0.authenticator.line(secrets, call.now);
+        let accepted = accepted.map_err(|rejected| self.0.reject(call, &rejected))?;
+        self.0.accept(call, &accepted);
+        Ok(self.session(accepted, call.request, peer))
+    }
+
+    /// A session without AUTH, where nothing asks for a credential.
+    #[must_use]
+    pub fn line_open(&self, request: RequestId, peer: IpAddr) -> Option<Session> {
+        let session = self.0.authenticator.line_open()?;
+        let accepted =
+            Accepted { session, fresh: false, unknown_permissions: Vec::new(), counted: None };
+        self.0.accept(self.0.line_call("connect", request, peer), &accepted);
+        Some(self.session(accepted, request, peer))
+    }
+
+    /// Whether a session begins with AUTH.
+    #[must_use]
+    pub fn line_is_open(&self) -> bool {
+        self.0.authenticator.line_open().is_some()
+    }
+
+    fn session(&self, accepted: Accepted, request: RequestId, peer: IpAddr) -> Session {
+        let principal = Arc::clone(&accepted.session.principal);
+        let caller = Caller::new(accepted.session, request, Arc::clone(&self.0.clock));
+        Session { gate: self.clone(), caller, principal, peer }
+    }
+}
+
+impl super::Inner {
+    fn line_call<'a>(&self, rpc: &'a str, request: RequestId, peer: IpAddr) -> Call<'a> {
+        Call { rpc, request, peer: Some(peer), now: self.clock.now() }
+    }
+}
+
+impl Session {
+    /// The claim of an instruction's right, for one instruction: it is taken
+    /// out of what the caller may call.
+    pub fn instructed<I: Instruction>(&self) -> Result<Claim<I::Right>, Refusal> {
+        let call = self.call::<I>();
+        let claim = self.caller.claimed::<I::Right>().map_err(|refusal| {
+            if self.principal.holds(I::Right::PERMISSION) {
+                refusal
+            } else {
+                self.gate.0.deny(call, &self.principal, Denial::Permission(I::Right::PERMISSION))
+            }
+        })?;
+        let class = RateClass::Standard;
+        let limits = &self.gate.0.limits;
+        if let Err(refusal) = limits.take(class, &self.principal, Some(self.peer), call.now) {
+            self.gate.0.counters.limited(Limited::Calls(class));
+            return Err(refusal);
+        }
+        Ok(claim)
+    }
+
+    /// Notes that an instruction aimed outside of the caller's scope.
+    pub fn outside<I: Instruction>(&self) {
+        let permission = Denial::Permission(I::Right::PERMISSION);
+        // The answer is the protocol's own.
+        let _ = self.gate.0.deny(self.call::<I>(), &self.principal, permission);
+    }
+
+    fn call<I: Instruction>(&self) -> Call<'static> {
+        self.gate.0.line_call(I::NAME, self.caller.request(), self.peer)
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Session({} from {})", self.principal.identity, self.peer)
+    }
+}

@@ -31,6 +31,8 @@ pub mod grpc;
 
 pub mod gateway;
 
+pub mod line;
+
 pub mod worker;
 
 pub mod server;

@@ -1,0 +1,325 @@
+//! What each instruction does: the claim of its right, what is inside of the
+//! caller's namespace, the use case, the answer.
+
+use std::borrow::Cow;
+
+use tokio::io::AsyncWrite;
+
+use super::{
+    Service,
+    connection::{Closed, Out},
+    instruction::Instruction,
+    reply::{self, Failure},
+};
+use crate::{
+    access::line::{
+        Get, History, ListRules, Query, Remove, RemoveRule, Resume, RuleSet, Session, Set, Stat,
+    },
+    domain::{
+        schedule::{JobStatus, Runner},
+        task::RetryPolicy,
+    },
+    schedule::{
+        PageRequest, When,
+        jobs::{self, Change, Plan},
+        rules::{self, NewRule},
+    },
+};
+
+/// How many lines are asked of the store at once.
+const PAGE: u32 = 500;
+
+/// A change of a job, for the batch.
+pub(super) fn change<'a>(
+    session: &Session,
+    instruction: Instruction<'a>,
+) -> Result<Result<Change, Failure>, Instruction<'a>> {
+    match instruction {
+        Instruction::Set(job, when) => Ok(set(session, &job, Some(&when), None)),
+        Instruction::Schedule(job, recurrence, when) => {
+            Ok(set(session, &job, when.as_deref(), Some(recurrence)))
+        }
+        Instruction::Remove(job) => Ok(remove(session, &job)),
+        other @ (Instruction::Get(_)
+        | Instruction::Resume(_)
+        | Instruction::History(_)
+        | Instruction::Query(_)
+        | Instruction::RuleSet(..)
+        | Instruction::RemoveRule(_)
+        | Instruction::ListRules(_)
+        | Instruction::Stat) => Err(other),
+    }
+}
+
+fn set(
+    session: &Session,
+    job: &str,
+    when: Option<&str>,
+    recurrence: Option<String>,
+) -> Result<Change, Failure> {
+    let claim = session.instructed::<Set>()?;
+    let job = reply::identifier(job)?;
+    let Some(permit) = claim.over(&job) else {
+        session.outside::<Set>();
+        return Err(Failure::OUTSIDE);
+    };
+    let when = when.map(When::parse).transpose();
+    let when = when.map_err(|message| Failure::Told("invalid_time", message))?;
+    Ok(Change::Set(permit, Plan { when, recurrence }))
+}
+
+fn remove(session: &Session, job: &str) -> Result<Change, Failure> {
+    let claim = session.instructed::<Remove>()?;
+    let job = reply::identifier(job)?;
+    let Some(permit) = claim.over(&job) else {
+        session.outside::<Remove>();
+        return Err(Failure::OUTSIDE);
+    };
+    Ok(Change::Remove(permit))
+}
+
+/// What came before is done; this is done now, and written.
+pub(super) async fn now<W: AsyncWrite + Unpin>(
+    service: &Service,
+    session: &Session,
+    id: &str,
+    instruction: Instruction<'_>,
+    out: &mut Out<'_, W>,
+) -> Result<(), Closed> {
+    let done = match instruction {
+        Instruction::Get(job) => get(service, session, id, &job, out).await,
+        Instruction::Resume(job) => resume(service, session, id, &job, out).await,
+        Instruction::History(job) => Box::pin(history(service, session, id, &job, out)).await?,
+        Instruction::Query(prefix) => Box::pin(query(service, session, id, &prefix, out)).await?,
+        Instruction::ListRules(prefix) => {
+            Box::pin(list_rules(service, session, id, &prefix, out)).await?
+        }
+        Instruction::RuleSet(rule, pattern, runner) => {
+            Box::pin(rule_set(service, session, &rule, pattern, runner))
+                .await
+                .map(|()| reply::done(&mut out.bytes, id))
+        }
+        Instruction::RemoveRule(rule) => Box::pin(remove_rule(service, session, &rule))
+            .await
+            .map(|()| reply::done(&mut out.bytes, id)),
+        Instruction::Stat => Box::pin(stat(service, session, id, out)).await,
+        // Made by the batch.
+        Instruction::Set(..) | Instruction::Schedule(..) | Instruction::Remove(_) => {
+            Err(Failure::Word("internal"))
+        }
+    };
+    if let Err(failure) = done {
+        reply::failed(&mut out.bytes, id, &failure);
+    }
+    Ok(())
+}
+
+async fn get<W>(
+    service: &Service,
+    session: &Session,
+    id: &str,
+    job: &str,
+    out: &mut Out<'_, W>,
+) -> Result<(), Failure> {
+    let claim = session.instructed::<Get>()?;
+    let job = reply::identifier(job)?;
+    let Some(permit) = claim.over(&job) else {
+        session.outside::<Get>();
+        return Err(Failure::OUTSIDE);
+    };
+    let job = jobs::get(&service.scheduler, &permit).await?;
+    reply::state(&mut out.bytes, id, &job);
+    Ok(())
+}
+
+async fn resume<W>(
+    service: &Service,
+    session: &Session,
+    id: &str,
+    job: &str,
+    out: &mut Out<'_, W>,
+) -> Result<(), Failure> {
+    let claim = session.instructed::<Resume>()?;
+    let job = reply::identifier(job)?;
+    let Some(permit) = claim.over(&job) else {
+        session.outside::<Resume>();
+        return Err(Failure::OUTSIDE);
+    };
+    // One that is not held is as absent as one that is not there.
+    match jobs::resume(&service.scheduler, &permit).await {
+        Ok(_) => reply::done(&mut out.bytes, id),
+        Err(crate::schedule::Error::FieldInvalid { field: "id", .. }) => {
+            return Err(Failure::Absent);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+async fn history<W: AsyncWrite + Unpin>(
+    service: &Service,
+    session: &Session,
+    id: &str,
+    job: &str,
+    out: &mut Out<'_, W>,
+) -> Result<Result<(), Failure>, Closed> {
+    let permit = session.instructed::<History>().map_err(Failure::from).and_then(|claim| {
+        let job = reply::identifier(job)?;
+        claim.over(&job).ok_or_else(|| {
+            session.outside::<History>();
+            Failure::OUTSIDE
+        })
+    });
+    let permit = match permit {
+        Ok(permit) => permit,
+        Err(failure) => return Ok(Err(failure)),
+    };
+    let mut token = String::new();
+    loop {
+        let request = PageRequest { size: PAGE, token };
+        let page = match jobs::runs(&service.scheduler, &permit, &request).await {
+            Ok(page) => page,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        page.items.iter().for_each(|run| reply::run(&mut out.bytes, id, run));
+        if page.next_token.is_empty() {
+            break;
+        }
+        out.relieve().await?;
+        token = page.next_token;
+    }
+    reply::done(&mut out.bytes, id);
+    Ok(Ok(()))
+}
+
+async fn query<W: AsyncWrite + Unpin>(
+    service: &Service,
+    session: &Session,
+    id: &str,
+    prefix: &str,
+    out: &mut Out<'_, W>,
+) -> Result<Result<(), Failure>, Closed> {
+    let claim = match session.instructed::<Query>() {
+        Ok(claim) => claim,
+        Err(refusal) => return Ok(Err(refusal.into())),
+    };
+    let mut token = String::new();
+    loop {
+        let request = PageRequest { size: PAGE, token };
+        let page = match jobs::list(&service.scheduler, &claim, prefix, &request).await {
+            Ok(page) => page,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        page.items.iter().for_each(|job| reply::job(&mut out.bytes, id, job));
+        if page.next_token.is_empty() {
+            break;
+        }
+        // Read before the next page is asked for: a slow reader holds one.
+        out.relieve().await?;
+        token = page.next_token;
+    }
+    reply::done(&mut out.bytes, id);
+    Ok(Ok(()))
+}
+
+async fn list_rules<W: AsyncWrite + Unpin>(
+    service: &Service,
+    session: &Session,
+    id: &str,
+    prefix: &str,
+    out: &mut Out<'_, W>,
+) -> Result<Result<(), Failure>, Closed> {
+    let claim = match session.instructed::<ListRules>() {
+        Ok(claim) => claim,
+        Err(refusal) => return Ok(Err(refusal.into())),
+    };
+    let mut token = String::new();
+    loop {
+        let request = PageRequest { size: PAGE, token };
+        let page = match rules::list(&service.scheduler, &claim, prefix, &request) {
+            Ok(page) => page,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        page.items.iter().for_each(|rule| reply::rule(&mut out.bytes, id, rule));
+        if page.next_token.is_empty() {
+            break;
+        }
+        out.relieve().await?;
+        token = page.next_token;
+    }
+    reply::done(&mut out.bytes, id);
+    Ok(Ok(()))
+}
+
+async fn rule_set(
+    service: &Service,
+    session: &Session,
+    rule: &str,
+    pattern: Cow<'_, str>,
+    runner: Runner,
+) -> Result<(), Failure> {
+    let claim = session.instructed::<RuleSet>()?;
+    let retry = RetryPolicy { retryable: false, max_attempts: 1, ..RetryPolicy::default() };
+    let id = reply::identifier(rule)?;
+    let new = NewRule { id, pattern: pattern.into_owned(), runner, retry };
+    let set = rules::set(&service.scheduler, &claim, new).await;
+    set.map(drop).map_err(|error| denied::<RuleSet>(session, error))
+}
+
+async fn remove_rule(service: &Service, session: &Session, rule: &str) -> Result<(), Failure> {
+    let claim = session.instructed::<RemoveRule>()?;
+    let id = reply::identifier(rule)?;
+    let removed = rules::remove(&service.scheduler, &claim, &id).await;
+    removed.map(drop).map_err(|error| denied::<RemoveRule>(session, error))
+}
+
+fn denied<I: crate::access::line::Instruction>(
+    session: &Session,
+    error: crate::schedule::Error,
+) -> Failure {
+    if let crate::schedule::Error::OutsideScope(_) = error {
+        session.outside::<I>();
+    }
+    error.into()
+}
+
+async fn stat<W>(
+    service: &Service,
+    session: &Session,
+    id: &str,
+    out: &mut Out<'_, W>,
+) -> Result<(), Failure> {
+    let claim = session.instructed::<Stat>()?;
+    let counts = service.scheduler.counts(&claim).await?;
+    let of = |status: JobStatus| {
+        let place = JobStatus::ALL.iter().position(|known| *known == status);
+        place.and_then(|place| counts.jobs.get(place)).copied().unwrap_or(0)
+    };
+    let triggered = of(JobStatus::Triggered);
+    let truth = |value: bool| if value { "true" } else { "false" }.to_owned();
+    for (key, value) in [
+        ("uptime_ns", service.started.elapsed().as_nanos().to_string()),
+        ("connections", service.connections().to_string()),
+        ("jobs_total", counts.jobs.iter().sum::<u64>().to_string()),
+        ("jobs_planned", of(JobStatus::Planned).to_string()),
+        ("jobs_triggered", triggered.to_string()),
+        ("jobs_executed", of(JobStatus::Executed).to_string()),
+        ("jobs_failed", of(JobStatus::Failed).to_string()),
+        ("rules_total", counts.rules.to_string()),
+        ("executions_pending", "0".to_owned()),
+        ("executions_inflight", triggered.to_string()),
+        ("persistence", service.settings.persistence.to_owned()),
+        ("compression", "off".to_owned()),
+        ("auth_enabled", truth(!service.gate.line_is_open())),
+        ("tls_enabled", truth(service.settings.tls)),
+        ("framerate", FRAMERATE.to_owned()),
+    ] {
+        reply::figure(&mut out.bytes, id, key, &value);
+    }
+    reply::done(&mut out.bytes, id);
+    Ok(())
+}
+
+/// There are no frames: the timer sleeps until something is due, to the
+/// millisecond.
+const FRAMERATE: &str = "1000";

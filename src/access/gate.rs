@@ -14,8 +14,12 @@ use super::{
 };
 use crate::{
     authn::{Accepted, Authenticator, Evidence, Fault, Issue, Rejected},
+    authz::Standing,
     config::Rates,
-    domain::{Clock, Permission, Principal, RequestId, Scope, Timestamp, principal::Source},
+    domain::{
+        Clock, Permission, Principal, RequestId, Scope, Timestamp,
+        principal::{GrantRef, Source},
+    },
     storage::Store,
 };
 
@@ -140,6 +144,12 @@ impl Gate {
     /// end within a second.
     pub fn revoke_all(&self) {
         self.0.authenticator.revoke_all();
+    }
+}
+
+impl Standing for Gate {
+    fn standing(&self, grant: &GrantRef, now: Timestamp) -> Option<Arc<Principal>> {
+        self.0.authenticator.standing(grant, now)
     }
 }
 

@@ -149,7 +149,7 @@ impl Mapping {
     }
 
     /// The exact rule, or else the one for all of its siblings.
-    fn rule(&self, uri: &str) -> Option<&CertificateRule> {
+    pub(super) fn rule(&self, uri: &str) -> Option<&CertificateRule> {
         let siblings = || {
             let (parent, _) = uri.rsplit_once('/')?;
             self.rules.get(format!("{parent}/*").as_str())

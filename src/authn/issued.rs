@@ -61,6 +61,12 @@ impl Issue {
         &self.session
     }
 
+    /// Whether a call with it would be let in, wherever it came from.
+    fn is_usable(&self, now: Timestamp) -> bool {
+        let used_up = self.record.max_uses.is_some_and(|most| self.uses() >= most);
+        self.is_live(now) && !self.session.is_revoked() && !used_up
+    }
+
     /// In how many generations its networks are limited.
     #[must_use]
     pub fn network_limits(&self) -> usize {
@@ -277,6 +283,21 @@ impl Issued {
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Arc<Issue>> {
         self.read().by_id.get(id).cloned()
+    }
+
+    /// A credential that counts now, or the newest of its line of rotations
+    /// where its own time is over.
+    pub(super) fn standing(&self, id: &str, now: Timestamp) -> Option<Arc<Issue>> {
+        let index = self.read();
+        let issue = index.by_id.get(id)?;
+        if issue.is_usable(now) {
+            return Some(Arc::clone(issue));
+        }
+        if issue.record.revoked_at.is_some() {
+            return None;
+        }
+        let newest = index.newest.get(&issue.record.family)?;
+        index.by_id.get(newest).filter(|newest| newest.is_usable(now)).cloned()
     }
 
     /// All of a kind, newest first.

@@ -310,6 +310,12 @@ impl Verifier {
         })
     }
 
+    /// What an issuer's tokens may hold; none of one that is not configured.
+    pub(super) fn policy(&self, issuer: &str) -> Option<&Policy> {
+        let mut policies = self.issuers.iter().map(|issuer| &issuer.policy);
+        policies.find(|policy| policy.issuer.as_deref() == Some(issuer))
+    }
+
     /// The first fault in an order that tells a stranger nothing: expiry
     /// counts only behind a good signature.
     pub(super) fn verify(&self, token: &str, now: Timestamp) -> Result<Good, Fault> {

@@ -17,6 +17,7 @@ mod jwt;
 mod line;
 mod pem;
 mod recalls;
+mod standing;
 pub mod tokens;
 mod usage;
 

@@ -52,22 +52,22 @@ pub(super) struct Pulse {
 
 /// 0 not started, 1 well, 2 failing, 3 stopped.
 #[derive(Debug, Default)]
-struct Part(AtomicU8);
+pub(crate) struct Part(AtomicU8);
 
 impl Part {
-    fn beat<T, E>(&self, result: &Result<T, E>) {
+    pub(crate) fn beat<T, E>(&self, result: &Result<T, E>) {
         self.0.store(if result.is_ok() { 1 } else { 2 }, Ordering::Relaxed);
     }
 
-    fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.0.store(3, Ordering::Relaxed);
     }
 
-    fn has_begun(&self) -> bool {
+    pub(crate) fn has_begun(&self) -> bool {
         self.0.load(Ordering::Relaxed) > 0
     }
 
-    fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> Health {
         match self.0.load(Ordering::Relaxed) {
             0 => Health::Unhealthy("not started"),
             1 => Health::Healthy("works"),

@@ -1,1 +1,532 @@
-//! What is done with jobs that are due.
+//! What happens to a job that is due: its rule is found, its rule's owner is
+//! decided about again, it waits for its turn, it runs, and its end is kept.
+//!
+//! A job is `planned` on disk while it waits for its turn and `triggered`
+//! while it runs: so one that is set anew or removed before its turn comes
+//! does not run. The `task` runner needs no such mark; it is exact by its key.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    panic::AssertUnwindSafe,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::FutureExt as _;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Error, Recurrence, Scheduler, figures,
+    figures::Figures,
+    lanes::Lanes,
+    runners::{Ended, Firing, task},
+    timer::{self, PAUSE},
+};
+use crate::{
+    authz::System,
+    domain::{
+        Permission, Timestamp,
+        advance::pause_ms,
+        schedule::{
+            AUTHORIZATION_REVOKED, Identifier, Job, JobStatus, Nanos, Rule, RunOutcome, Runner,
+            RunnerKind,
+        },
+    },
+    storage::{NextState, RunEnd},
+};
+
+/// How many jobs one round takes up.
+const ROUND_MAX: usize = 2_048;
+/// How many jobs may be taken up at once.
+const TAKEN_MAX: usize = 32_768;
+/// How many tasks are created at once: the store groups their commits.
+const TASKS_AT_ONCE: usize = 512;
+/// How many jobs wait in a lane, for tasks and for other runs.
+const WAITING_MAX: (usize, usize) = (2_048, 1_000);
+/// How many ends one operation of the store takes.
+const ENDS_MAX: usize = 256;
+/// How long runs may go on when the server goes down.
+const GRACE: Duration = Duration::from_secs(2);
+/// How much of an error is kept, in bytes.
+const ERROR_BYTES_MAX: usize = 4 * 1024;
+/// How far a retry's pause strays, in thousandths.
+const JITTER: std::ops::RangeInclusive<i32> = -100..=100;
+
+/// Why a job rests that did not run as it should.
+const NO_RULE: &str = "no_rule";
+const RUNNER_DISABLED: &str = "runner_disabled";
+const REFUSED: &str = "refused";
+const FAILED: &str = "failed";
+
+/// A job as it was when it was taken up.
+type Key = (Identifier, i64);
+
+/// What is due and taken up.
+#[derive(Debug)]
+pub(super) struct Work {
+    /// Until their ends are on disk: the store shows them as planned.
+    taken: HashSet<Key>,
+    /// Let go since the store was asked last, so what it says may be old.
+    released: HashSet<Key>,
+    tasks: Lanes<Job>,
+    runs: Lanes<Job>,
+    ends: VecDeque<End>,
+}
+
+impl Work {
+    pub(super) fn new(max_concurrent_runs: usize) -> Self {
+        Self {
+            taken: HashSet::new(),
+            released: HashSet::new(),
+            tasks: Lanes::new(TASKS_AT_ONCE, WAITING_MAX.0),
+            runs: Lanes::new(max_concurrent_runs, WAITING_MAX.1),
+            ends: VecDeque::new(),
+        }
+    }
+
+    fn lanes(&mut self, way: Way) -> &mut Lanes<Job> {
+        match way {
+            Way::Task => &mut self.tasks,
+            Way::Run => &mut self.runs,
+        }
+    }
+
+    fn release(&mut self, key: Key) {
+        self.taken.remove(&key);
+        self.released.insert(key);
+    }
+
+    #[cfg(test)]
+    pub(super) fn ends(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(super) fn figures(&self) -> Figures {
+        Figures {
+            pending: self.tasks.waiting().saturating_add(self.runs.waiting()),
+            inflight: self.tasks.running().saturating_add(self.runs.running()),
+        }
+    }
+}
+
+/// Which places a job waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Task,
+    Run,
+}
+
+impl Way {
+    fn of(runner: &Runner) -> Self {
+        if runner.kind() == RunnerKind::Task { Self::Task } else { Self::Run }
+    }
+}
+
+/// An end that is to be kept.
+#[derive(Clone, Debug)]
+struct End {
+    end: RunEnd,
+    runner: Option<RunnerKind>,
+}
+
+/// What came of a job's turn.
+enum Came {
+    End(End),
+    /// It did not run, and the store knows better what is with it.
+    Nothing,
+}
+
+/// Runs until the shutdown; runs under way then have a short grace.
+pub(super) async fn run(scheduler: Arc<Scheduler>, _system: System, shutdown: CancellationToken) {
+    let watch = timer::Watch::start(&scheduler);
+    let looking = async {
+        tokio::select! {
+            () = timer::look(&scheduler) => {}
+            () = shutdown.cancelled() => {}
+        }
+        // No run begins any more. What takes longer than the grace runs again
+        // after the next start.
+        scheduler.closing.cancel();
+        scheduler.tracker.close();
+        if tokio::time::timeout(GRACE, scheduler.tracker.wait()).await.is_err() {
+            tracing::warn!("some runs did not end in time; they run again at the next start");
+        }
+        scheduler.stopping.cancel();
+        scheduler.tracker.wait().await;
+    };
+    tokio::select! {
+        () = looking => {}
+        () = keep(&scheduler) => {}
+    }
+    drop(watch);
+    while !scheduler.work().ends.is_empty() {
+        if let Err(error) = keep_once(&scheduler).await {
+            tracing::warn!(error = %error, "the ends of some runs were not kept; they run again");
+            break;
+        }
+    }
+    scheduler.pulse.stop();
+}
+
+/// Takes up what is due, and answers when something is due next.
+pub(super) async fn round(scheduler: &Arc<Scheduler>) -> Result<Option<Nanos>, Error> {
+    let (skip, limit) = {
+        let mut work = scheduler.work();
+        work.released.clear();
+        let full: HashSet<&Arc<str>> = work.tasks.full().chain(work.runs.full()).collect();
+        let skip: Vec<Arc<str>> = full.into_iter().cloned().collect();
+        (skip, work.taken.len().saturating_add(ROUND_MAX))
+    };
+    if limit > TAKEN_MAX {
+        // Each end that is kept makes room, and rings.
+        return Ok(None);
+    }
+    let now = Nanos::from(scheduler.now());
+    let (jobs, next) = scheduler.store.jobs_due(now, &skip, limit).await?;
+    let lost = scheduler.take(jobs);
+    dispatch(scheduler);
+    figures::stand(scheduler.figures());
+    for ends in lost.chunks(ENDS_MAX) {
+        let now = scheduler.now();
+        let kept = ends.iter().map(|end| end.end.clone()).collect();
+        scheduler.store.end_runs(kept, now).await?;
+        ends.iter().for_each(|end| settled(scheduler, end));
+    }
+    Ok(next)
+}
+
+impl Scheduler {
+    pub(super) fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ran(&self, firing: &Firing) -> Ended {
+        #[cfg(test)]
+        if let Some(ended) = self.probe.run(firing).await {
+            return ended;
+        }
+        self.tools.run(firing).await
+    }
+
+    /// Puts jobs into their lanes; answers with the ends of those that no
+    /// rule is for.
+    fn take(&self, jobs: Vec<Job>) -> Vec<End> {
+        let table = self.table();
+        let mut work = self.work();
+        let mut lost = Vec::new();
+        for job in jobs {
+            let key = (job.id.clone(), job.version);
+            if work.taken.contains(&key) || work.released.contains(&key) {
+                continue;
+            }
+            let Some(rule) = table.of_job(&job.id) else {
+                lost.push(self.lost(&job));
+                continue;
+            };
+            let segment: Arc<str> = job.id.segment().into();
+            // Of a full lane the job stays where it is: on disk.
+            if work.lanes(Way::of(&rule.runner)).push(&segment, job) {
+                work.taken.insert(key);
+            }
+        }
+        lost
+    }
+
+    /// Whether the rule's owner may still do what the rule does, and the
+    /// runner is still enabled; if not, why.
+    fn decide(&self, job: &Identifier, rule: &Rule) -> Result<Decided, &'static str> {
+        let owner = self.standing.standing(&rule.owner, self.now());
+        let owner = owner.ok_or(AUTHORIZATION_REVOKED)?;
+        let covers = |permission| owner.scope_of(permission).contains_text(job.as_str());
+        let may = covers(Permission::RulesWrite)
+            && (!rule.runner.kind().starts_processes() || covers(Permission::CommandsExecute));
+        if !may {
+            return Err(AUTHORIZATION_REVOKED);
+        }
+        let decided = match &rule.runner {
+            Runner::Task { namespace, .. } => {
+                let permit = task::permit(&owner, namespace).ok_or(AUTHORIZATION_REVOKED)?;
+                Decided::Task(permit)
+            }
+            Runner::Http { .. }
+            | Runner::Shell { .. }
+            | Runner::Direct { .. }
+            | Runner::Awf { .. }
+            | Runner::Amqp { .. }
+            | Runner::Redis { .. } => Decided::Run,
+        };
+        if self.settings.runners.contains(&rule.runner.kind()) {
+            Ok(decided)
+        } else {
+            Err(RUNNER_DISABLED)
+        }
+    }
+
+    fn lost(&self, job: &Job) -> End {
+        let text = "no rule's pattern is what the job's name begins with".to_owned();
+        let next = self.after(job, JobStatus::Failed, Some(NO_RULE));
+        let end = RunEnd {
+            outcome: RunOutcome::Failed,
+            error: Some(text),
+            next,
+            ..self.entry(job, "".into(), self.now())
+        };
+        End { end, runner: None }
+    }
+
+    fn held(&self, job: &Job, rule: &Rule, why: &'static str) -> End {
+        let owner = &rule.owner;
+        tracing::warn!(
+            job = %job.id,
+            rule = %rule.id,
+            owner = %owner.identity,
+            credential = &*owner.credential_id,
+            reason = why,
+            "a job is held"
+        );
+        let text = if why == RUNNER_DISABLED {
+            format!("`[scheduler] runners` does not list `{}`", rule.runner.kind().as_str())
+        } else {
+            format!("who set the rule may not any more: {}", owner.identity)
+        };
+        let end = RunEnd {
+            // It did not begin: once it is resumed it has all its attempts.
+            attempt: job.attempts,
+            outcome: RunOutcome::Held,
+            error: Some(text),
+            next: NextState::Rests(JobStatus::Held, Some(why.into())),
+            ..self.entry(job, rule.id.as_str().into(), self.now())
+        };
+        End { end, runner: Some(rule.runner.kind()) }
+    }
+
+    /// How a run ended, and what comes after it.
+    fn ended(&self, job: &Job, rule: &Rule, begun: (Option<i64>, Timestamp), ended: Ended) -> End {
+        let (run, started_at) = begun;
+        let attempt = job.attempts.saturating_add(1);
+        let retry = &rule.retry;
+        let again = ended.retryable && retry.retryable && attempt < retry.max_attempts;
+        let (outcome, next) = if ended.error.is_none() {
+            (RunOutcome::Executed, self.after(job, JobStatus::Executed, None))
+        } else if again {
+            let pause = pause_ms(retry, attempt, rand::Rng::random_range(&mut rand::rng(), JITTER));
+            (RunOutcome::Failed, NextState::Retry(self.now().plus_ms(pause).into()))
+        } else {
+            let task = rule.runner.kind() == RunnerKind::Task;
+            let why = if task { REFUSED } else { FAILED };
+            (RunOutcome::Failed, self.after(job, JobStatus::Failed, Some(why)))
+        };
+        let end = RunEnd {
+            run,
+            outcome,
+            error: ended.error.map(cut),
+            output: ended.output.map(cut),
+            next,
+            ..self.entry(job, rule.id.as_str().into(), started_at)
+        };
+        End { end, runner: Some(rule.runner.kind()) }
+    }
+
+    fn entry(&self, job: &Job, rule: Arc<str>, started_at: Timestamp) -> RunEnd {
+        RunEnd {
+            id: job.id.clone(),
+            version: job.version,
+            run: None,
+            execution: job.execution,
+            attempt: job.attempts.saturating_add(1),
+            rule,
+            started_at,
+            outcome: RunOutcome::Failed,
+            error: None,
+            output: None,
+            next: NextState::Rests(JobStatus::Failed, None),
+        }
+    }
+
+    /// The next occurrence of a job that recurs, however this one ended; else
+    /// it rests. Those that were missed are missed.
+    fn after(&self, job: &Job, status: JobStatus, why: Option<&'static str>) -> NextState {
+        let rests = || NextState::Rests(status, why.map(Arc::from));
+        let Some(text) = &job.recurrence else { return rests() };
+        match Recurrence::parse(text, job.execution) {
+            Ok(recurrence) => {
+                // A clock that was set back must not bring this one again.
+                let after = job.execution.max(self.now().into());
+                recurrence.next_after(after).map_or_else(rests, NextState::Recurs)
+            }
+            Err(problem) => {
+                tracing::error!(job = %job.id, problem, "a job's recurrence cannot be read");
+                rests()
+            }
+        }
+    }
+}
+
+/// A job that may run.
+enum Decided {
+    Task(task::MayCreate),
+    Run,
+}
+
+fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(ERROR_BYTES_MAX));
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+}
+
+/// Starts those whose turn it is.
+fn dispatch(scheduler: &Arc<Scheduler>) {
+    if scheduler.closing.is_cancelled() {
+        return;
+    }
+    let mut room = false;
+    for way in [Way::Task, Way::Run] {
+        loop {
+            let Some(turn) = scheduler.work().lanes(way).next() else { break };
+            room |= turn.room;
+            scheduler.tracker.spawn(fire(Arc::clone(scheduler), way, turn.item));
+        }
+    }
+    if room {
+        scheduler.alarm.ring();
+    }
+}
+
+/// One job's turn, until its place is free again.
+async fn fire(scheduler: Arc<Scheduler>, way: Way, job: Job) {
+    let came = tokio::select! {
+        biased;
+        () = scheduler.stopping.cancelled() => return,
+        came = turn(&scheduler, way, &job) => came,
+    };
+    let again = matches!(came, Came::Nothing);
+    {
+        let mut work = scheduler.work();
+        work.lanes(way).done(job.id.segment());
+        match came {
+            Came::End(end) => work.ends.push_back(end),
+            Came::Nothing => work.release((job.id, job.version)),
+        }
+    }
+    scheduler.ended.notify_one();
+    if again {
+        scheduler.alarm.ring();
+    }
+    dispatch(&scheduler);
+}
+
+async fn turn(scheduler: &Scheduler, way: Way, job: &Job) -> Came {
+    // The rules may have changed while it waited.
+    let Some(rule) = scheduler.table().of_job(&job.id).cloned() else {
+        return Came::End(scheduler.lost(job));
+    };
+    if Way::of(&rule.runner) != way {
+        return Came::Nothing;
+    }
+    let decided = match scheduler.decide(&job.id, &rule) {
+        Ok(decided) => decided,
+        Err(why) => return Came::End(scheduler.held(job, &rule, why)),
+    };
+    let came = match decided {
+        Decided::Task(permit) => create(scheduler, job, &rule, permit).await,
+        Decided::Run => begin(scheduler, job, &rule).await,
+    };
+    match came {
+        Ok(came) => came,
+        Err(error) => {
+            tracing::error!(error = %error, job = %job.id, "a job could not begin; it is tried again");
+            tokio::time::sleep(PAUSE.0).await;
+            Came::Nothing
+        }
+    }
+}
+
+fn firing(job: &Job, rule: &Arc<Rule>) -> Firing {
+    Firing {
+        job: job.id.clone(),
+        execution: job.execution,
+        attempt: job.attempts.saturating_add(1),
+        rule: Arc::clone(rule),
+    }
+}
+
+/// The `task` runner: its key makes it exact.
+async fn create(
+    scheduler: &Scheduler,
+    job: &Job,
+    rule: &Arc<Rule>,
+    permit: task::MayCreate,
+) -> Result<Came, Error> {
+    let started_at = scheduler.now();
+    figures::late(job.due, started_at.into());
+    let firing = firing(job, rule);
+    let ran = AssertUnwindSafe(task::run(&scheduler.engine, permit, &firing, job.version));
+    let ended = ran.catch_unwind().await.unwrap_or_else(|_| Ok(broke_off()))?;
+    Ok(Came::End(scheduler.ended(job, rule, (None, started_at), ended)))
+}
+
+/// The other runners: what was marked on disk before runs again after a crash.
+async fn begin(scheduler: &Scheduler, job: &Job, rule: &Arc<Rule>) -> Result<Came, Error> {
+    let started_at = scheduler.now();
+    let mark = (job.id.clone(), job.version, rule.id.as_str().into(), started_at);
+    let begun = scheduler.store.begin_runs(vec![mark]).await?;
+    // It was set anew or removed.
+    let Some(run) = begun.into_iter().next().flatten() else { return Ok(Came::Nothing) };
+    figures::late(job.due, scheduler.now().into());
+    let firing = firing(job, rule);
+    let ran = AssertUnwindSafe(scheduler.ran(&firing)).catch_unwind().await;
+    let ended = ran.unwrap_or_else(|_| broke_off());
+    Ok(Came::End(scheduler.ended(job, rule, (Some(run), started_at), ended)))
+}
+
+/// A fault of a runner's must not take its place for ever.
+fn broke_off() -> Ended {
+    Ended::failed("the runner broke off; see the log")
+}
+
+/// Keeps the ends of runs, and goes on until it can.
+async fn keep(scheduler: &Scheduler) {
+    let mut pause = PAUSE.0;
+    loop {
+        scheduler.ended.notified().await;
+        while !scheduler.work().ends.is_empty() {
+            if let Err(error) = keep_once(scheduler).await {
+                tracing::error!(error = %error, "the ends of runs cannot be kept yet");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
+            } else {
+                pause = PAUSE.0;
+            }
+        }
+    }
+}
+
+/// Keeps some ends; those that could not be kept stay.
+pub(super) async fn keep_once(scheduler: &Scheduler) -> Result<(), Error> {
+    let ends: Vec<End> = scheduler.work().ends.iter().take(ENDS_MAX).cloned().collect();
+    let kept = ends.iter().map(|end| end.end.clone()).collect();
+    scheduler.store.end_runs(kept, scheduler.now()).await?;
+    let full = {
+        let mut work = scheduler.work();
+        let full = work.taken.len().saturating_add(ROUND_MAX) > TAKEN_MAX;
+        work.ends.drain(..ends.len());
+        for end in &ends {
+            work.release((end.end.id.clone(), end.end.version));
+        }
+        full
+    };
+    ends.iter().for_each(|end| settled(scheduler, end));
+    figures::stand(scheduler.figures());
+    if full {
+        scheduler.alarm.ring();
+    }
+    Ok(())
+}
+
+/// An end is on disk.
+fn settled(scheduler: &Scheduler, end: &End) {
+    figures::ran(end.runner, end.end.outcome);
+    match &end.end.next {
+        NextState::Retry(due) | NextState::Recurs(due) => scheduler.alarm.arm(*due),
+        NextState::Rests(..) => {}
+    }
+}

@@ -4,8 +4,10 @@
 //! Not here: what is on disk (`storage`), the line protocol (`line`), tasks
 //! (`engine`).
 
+mod figures;
 mod firing;
 pub mod jobs;
+mod lanes;
 mod recurrence;
 pub mod rules;
 mod runners;
@@ -13,18 +15,23 @@ mod table;
 mod timer;
 mod when;
 
-use std::sync::{Arc, PoisonError, RwLock};
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use thiserror::Error as ThisError;
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::{recurrence::Recurrence, when::When};
-use self::{table::RuleTable, timer::Alarm};
+pub use self::{figures::Figures, recurrence::Recurrence, runners::Tools, when::When};
+use self::{firing::Work, table::RuleTable, timer::Alarm};
 use crate::{
-    authz::{Claim, Standing},
+    authz::{Claim, Standing, System},
     domain::{
         Clock, Permission, Timestamp, permission::right::SchedulesRead, schedule::RunnerKind,
     },
-    engine::Engine,
+    engine::{Engine, Health, loops::Part},
     storage::{self, Store},
 };
 pub use crate::{
@@ -46,6 +53,17 @@ pub struct Settings {
     pub rule_id_prefixes: Vec<String>,
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            runners: vec![RunnerKind::Task, RunnerKind::Http],
+            max_concurrent_runs: 64,
+            jwt_grant_hours: 0,
+            rule_id_prefixes: vec!["rule.".to_owned()],
+        }
+    }
+}
+
 /// What the use cases work with.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -54,11 +72,22 @@ pub struct Scheduler {
     standing: Arc<dyn Standing>,
     clock: Arc<dyn Clock>,
     settings: Settings,
-    tools: runners::Tools,
+    tools: Tools,
     rules: RwLock<Arc<RuleTable>>,
     /// Rules are changed one after the other.
     order: tokio::sync::Mutex<()>,
     alarm: Alarm,
+    work: Mutex<Work>,
+    /// Rings when a run has ended.
+    ended: Notify,
+    /// The runs under way.
+    tracker: TaskTracker,
+    /// No run begins any more, and later: those under way are dropped.
+    closing: CancellationToken,
+    stopping: CancellationToken,
+    pulse: Part,
+    #[cfg(test)]
+    probe: runners::Probe,
 }
 
 /// Why a use case did not happen.
@@ -105,13 +134,14 @@ impl Scheduler {
         standing: Arc<dyn Standing>,
         clock: Arc<dyn Clock>,
         settings: Settings,
-        tools: runners::Tools,
+        tools: Tools,
     ) -> Result<Arc<Self>, Error> {
         let interrupted = store.interrupted_runs(clock.now()).await?;
         if interrupted > 0 {
             tracing::warn!(interrupted, "runs were interrupted by the last stop; they run again");
         }
         let rules = RuleTable::new(store.rules().await?);
+        let work = Work::new(settings.max_concurrent_runs);
         Ok(Arc::new(Self {
             store,
             engine,
@@ -122,7 +152,38 @@ impl Scheduler {
             rules: RwLock::new(Arc::new(rules)),
             order: tokio::sync::Mutex::default(),
             alarm: Alarm::default(),
+            work: Mutex::new(work),
+            ended: Notify::new(),
+            tracker: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+            pulse: Part::default(),
+            #[cfg(test)]
+            probe: runners::Probe::default(),
         }))
+    }
+
+    /// Fires what is due until the shutdown.
+    pub async fn run(self: Arc<Self>, system: System, shutdown: CancellationToken) {
+        firing::run(self, system, shutdown).await;
+    }
+
+    /// How the part `scheduler` does.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.pulse.health()
+    }
+
+    /// Whether it has looked for what is due.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.pulse.has_begun()
+    }
+
+    /// How many jobs are due and not done, over all namespaces.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.work().figures()
     }
 
     fn now(&self) -> Timestamp {

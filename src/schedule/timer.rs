@@ -1,26 +1,151 @@
 //! Wakes the scheduler when something is due.
+//!
+//! The timer of the runtime is coarse, a millisecond: a thread of its own
+//! waits instead. It waits by the monotonic clock and never long, and reads
+//! the wall clock each time, by which jobs are due: a clock that jumps neither
+//! loses a job nor runs one twice.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::sync::Notify;
 
-use crate::domain::schedule::Nanos;
+use super::{Error, Scheduler, firing};
+use crate::domain::{Clock, schedule::Nanos};
+
+/// The longest wait of the thread: so soon it learns that the clock jumped.
+const WAIT_MAX: Duration = Duration::from_millis(500);
+/// How often the store is asked without being told.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long the store may take before it counts as failing.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The first and the longest pause after a failure.
+pub(super) const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// When the scheduler looks next.
 #[derive(Debug, Default)]
 pub(super) struct Alarm {
-    due: Mutex<Option<Nanos>>,
-    sooner: Notify,
+    state: Mutex<State>,
+    changed: Condvar,
+    rings: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    due: Option<Nanos>,
+    closed: bool,
 }
 
 impl Alarm {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Something is due then; wakes the timer when that is sooner than what
     /// it waits for.
     pub(super) fn arm(&self, due: Nanos) {
-        let mut armed = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        if armed.is_none_or(|armed| due < armed) {
-            *armed = Some(due);
-            self.sooner.notify_one();
+        let mut state = self.state();
+        if state.due.is_none_or(|armed| due < armed) {
+            state.due = Some(due);
+            self.changed.notify_one();
         }
     }
+
+    /// The scheduler looks now.
+    pub(super) fn ring(&self) {
+        self.rings.notify_one();
+    }
+
+    /// Before the store is asked: a hint that comes meanwhile must count.
+    fn disarm(&self) {
+        self.state().due = None;
+    }
+
+    async fn rang(&self) {
+        self.rings.notified().await;
+    }
+
+    fn close(&self) {
+        self.state().closed = true;
+        self.changed.notify_one();
+    }
+
+    /// Rings when what is armed is due, until it is closed: the thread.
+    fn watch(&self, clock: &dyn Clock) {
+        let mut state = self.state();
+        while !state.closed {
+            let mut wait = WAIT_MAX;
+            if let Some(due) = state.due {
+                let left = clock.now().until(due.timestamp());
+                if left.is_zero() {
+                    state.due = None;
+                    self.ring();
+                    continue;
+                }
+                wait = left.min(WAIT_MAX);
+            }
+            let waited = self.changed.wait_timeout(state, wait);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// The thread, which ends with this.
+pub(super) struct Watch(Arc<Scheduler>);
+
+impl Watch {
+    pub(super) fn start(scheduler: &Arc<Scheduler>) -> Self {
+        let watch = Arc::clone(scheduler);
+        let thread = std::thread::Builder::new().name("schedule-clock".to_owned());
+        if let Err(error) = thread.spawn(move || watch.alarm.watch(&*watch.clock)) {
+            tracing::error!(%error, "the clock of the scheduler did not start; jobs run up to 1 s late");
+        }
+        Self(Arc::clone(scheduler))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.alarm.close();
+    }
+}
+
+/// Looks for what is due, again and again.
+pub(super) async fn look(scheduler: &Arc<Scheduler>) {
+    let mut pause = PAUSE.0;
+    loop {
+        scheduler.alarm.disarm();
+        match round(scheduler).await {
+            Ok(next) => {
+                pause = PAUSE.0;
+                if let Some(next) = next {
+                    scheduler.alarm.arm(next);
+                }
+                // The time is up or it rang: both mean to look.
+                let _ = tokio::time::timeout(LOOK, scheduler.alarm.rang()).await;
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "the scheduler could not look for what is due");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
+        }
+    }
+}
+
+/// One round, which is never broken off; one that hangs shows as one that
+/// fails.
+async fn round(scheduler: &Arc<Scheduler>) -> Result<Option<Nanos>, Error> {
+    let mut round = std::pin::pin!(firing::round(scheduler));
+    let looked = match tokio::time::timeout(PATIENCE, &mut round).await {
+        Ok(looked) => looked,
+        Err(elapsed) => {
+            scheduler.pulse.beat(&Err::<(), _>(elapsed));
+            round.await
+        }
+    };
+    scheduler.pulse.beat(&looked);
+    looked
 }

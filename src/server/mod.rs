@@ -9,6 +9,7 @@ mod observe;
 mod origin;
 mod pages;
 mod peer;
+mod scheduler;
 mod spawn;
 mod stack;
 pub mod telemetry;
@@ -50,6 +51,7 @@ use crate::{
     gateway::{self, Gateway, Routes, openapi},
     grpc::{self, Parts, Phase, Readiness, Watched},
     pb,
+    schedule::{self, Scheduler},
     storage::{LeaseTerms, Store, sqlite, token_file::TokenFile},
 };
 
@@ -80,6 +82,9 @@ pub enum Error {
     /// The credentials that were given out cannot be read.
     #[error("the credentials that were given out cannot be read: {0}")]
     Credentials(#[source] admin::Error),
+    /// The scheduler cannot take up its rules and jobs.
+    #[error("the scheduler cannot take up its rules and jobs: {0}")]
+    Schedule(#[from] schedule::Error),
     /// A port cannot be bound.
     #[error(
         "{what} cannot listen on {address}: {source}; choose another address or end what uses it"
@@ -148,12 +153,12 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     ];
 
     let shutdown = CancellationToken::new();
-    let Core { store, admin, gate, engine } = core(settings, authenticator, &clock).await?;
-    let readiness = readiness(&engine, &admin, JwtKeys::of(&rings, &clock));
+    let core = core(settings, authenticator, &clock).await?;
+    let readiness = readiness(&core, JwtKeys::of(&rings, &clock));
     let streams = TaskTracker::new();
     let services = grpc::routes(Parts {
-        engine: Arc::clone(&engine),
-        admin: Arc::clone(&admin),
+        engine: Arc::clone(&core.engine),
+        admin: Arc::clone(&core.admin),
         readiness: readiness.clone(),
         streams: streams.clone(),
         body_bytes: settings.limits.body_bytes,
@@ -165,7 +170,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     let limits = &settings.limits;
     let stack = Arc::new(Stack {
         table,
-        gate,
+        gate: core.gate.clone(),
         origins: origins(settings),
         trusted_proxies: limits.trusted_proxies.clone(),
         routes,
@@ -174,13 +179,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         pages: Pages::new(metrics.clone(), &openapi::document(&pool)?),
     });
 
-    let loops = TaskTracker::new();
-    loops.spawn(engine::loops::run(engine, System::permit(), shutdown.clone()));
-    loops.spawn(admin::watch(Arc::clone(&admin), System::permit(), shutdown.clone()));
-    loops.spawn(admin::note_uses(admin, System::permit(), shutdown.clone()));
-    loops.spawn(tidy(metrics, shutdown.clone()));
-    loops.spawn(tls::watch(tls.clone(), shutdown.clone()));
-
+    let loops = loops(&core, metrics, tls.clone(), &shutdown);
     let [grpc, http] = ports.each_ref().map(Listener::address);
     let ports = ports.map(|port| port.secured(tls.clone()));
     let listeners = listen(ports, &stack, limits, &shutdown);
@@ -197,13 +196,35 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         listeners,
         loops,
         streams,
-        store,
+        store: core.store,
         readiness,
     })
 }
 
-fn readiness(engine: &Arc<Engine>, admin: &Arc<Admin>, keys: Arc<dyn Watched>) -> Readiness {
-    Readiness::new(Arc::clone(engine), Arc::clone(admin)).watching(keys)
+fn readiness(core: &Core, keys: Arc<dyn Watched>) -> Readiness {
+    let scheduler = scheduler::Part(Arc::clone(&core.scheduler));
+    Readiness::new(Arc::clone(&core.engine), Arc::clone(&core.admin))
+        .watching(keys)
+        .watching(Arc::new(scheduler))
+}
+
+/// What runs until the shutdown.
+fn loops(
+    core: &Core,
+    metrics: PrometheusHandle,
+    tls: Option<Arc<Tls>>,
+    shutdown: &CancellationToken,
+) -> TaskTracker {
+    let Core { engine, admin, scheduler, .. } = core;
+    let (system, stop) = (System::permit, || shutdown.clone());
+    let loops = TaskTracker::new();
+    loops.spawn(engine::loops::run(Arc::clone(engine), system(), stop()));
+    loops.spawn(Arc::clone(scheduler).run(system(), stop()));
+    loops.spawn(admin::watch(Arc::clone(admin), system(), stop()));
+    loops.spawn(admin::note_uses(Arc::clone(admin), system(), stop()));
+    loops.spawn(tidy(metrics, stop()));
+    loops.spawn(tls::watch(tls, stop()));
+    loops
 }
 
 fn listen(
@@ -308,6 +329,7 @@ struct Core {
     admin: Arc<Admin>,
     gate: Gate,
     engine: Arc<Engine>,
+    scheduler: Arc<Scheduler>,
 }
 
 async fn core(
@@ -322,7 +344,8 @@ async fn core(
     let rates = &settings.limits.rates;
     let gate = Gate::new(authenticator, credentials, rates, Arc::clone(clock));
     let engine = Engine::new(Arc::clone(&store), floor, Arc::clone(clock), lease_terms(settings));
-    Ok(Core { store, admin, gate, engine })
+    let scheduler = scheduler::open(&store, &engine, &gate, clock).await?;
+    Ok(Core { store, admin, gate, engine, scheduler })
 }
 
 async fn open(

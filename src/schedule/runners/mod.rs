@@ -1,8 +1,42 @@
 //! The runners: what a rule does with a job that is due.
 
-use crate::domain::schedule::Runner;
+pub(super) mod task;
+
+use std::sync::Arc;
 
 use super::Error;
+use crate::domain::schedule::{Identifier, Nanos, Rule, Runner};
+
+/// A job that is due, with the rule that is its own.
+#[derive(Clone, Debug)]
+pub(in crate::schedule) struct Firing {
+    /// The job.
+    pub job: Identifier,
+    /// Which occurrence of it.
+    pub execution: Nanos,
+    /// Which attempt of that, from 1.
+    pub attempt: u32,
+    /// What is done.
+    pub rule: Arc<Rule>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::schedule) struct Ended {
+    /// What went wrong; none is success.
+    pub error: Option<String>,
+    /// Whether another attempt may help.
+    pub retryable: bool,
+    /// The end of what it wrote, 4 KiB at most.
+    pub output: Option<String>,
+}
+
+impl Ended {
+    /// It failed, and another attempt may help.
+    pub(in crate::schedule) fn failed(error: impl Into<String>) -> Self {
+        Self { error: Some(error.into()), retryable: true, output: None }
+    }
+}
 
 /// What runners work with.
 #[derive(Debug, Default)]
@@ -14,5 +48,51 @@ impl Tools {
     #[expect(clippy::unused_self, reason = "runners with settings look at them")]
     pub(super) fn check(&self, _runner: &Runner) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// Runs a job, until it has ended or this is dropped.
+    #[expect(clippy::unused_self, clippy::unused_async, reason = "runners have settings")]
+    pub(in crate::schedule) async fn run(&self, firing: &Firing) -> Ended {
+        match &firing.rule.runner {
+            // Has its own way, as its creation is its run: `task::run`.
+            Runner::Task { .. }
+            | Runner::Http { .. }
+            | Runner::Shell { .. }
+            | Runner::Direct { .. }
+            | Runner::Awf { .. }
+            | Runner::Amqp { .. }
+            | Runner::Redis { .. } => Ended::failed("this runner is not there"),
+        }
+    }
+}
+
+/// A runner of a test's own.
+#[cfg(test)]
+#[derive(Default)]
+pub(in crate::schedule) struct Probe(std::sync::OnceLock<Run>);
+
+#[cfg(test)]
+type Run = Box<dyn Fn(Firing) -> futures::future::BoxFuture<'static, Ended> + Send + Sync>;
+
+#[cfg(test)]
+impl std::fmt::Debug for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Probe")
+    }
+}
+
+#[cfg(test)]
+impl Probe {
+    pub(in crate::schedule) fn put<F, R>(&self, run: F)
+    where
+        F: Fn(Firing) -> R + Send + Sync + 'static,
+        R: Future<Output = Ended> + Send + 'static,
+    {
+        assert!(self.0.set(Box::new(move |firing| Box::pin(run(firing)))).is_ok(), "one probe");
+    }
+
+    pub(in crate::schedule) async fn run(&self, firing: &Firing) -> Option<Ended> {
+        let run = self.0.get()?;
+        Some(run(firing.clone()).await)
     }
 }

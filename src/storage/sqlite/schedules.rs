@@ -72,7 +72,7 @@ fn change(
         JobChange::Set { id, execution, recurrence, status } => {
             let mut upsert = conn.prepare_cached(&format!(
                 "INSERT INTO job (id, execution, due, status, recurrence, attempts, version, \
-                 set_by, set_at) VALUES (?1, ?2, ?2, ?3, ?4, 0, 1, ?5, ?6) \
+                 set_by, set_at) VALUES (?1, ?2, ?2, ?3, ?4, 0, ?6, ?5, ?6) \
                  ON CONFLICT (id) DO UPDATE SET execution = ?2, due = ?2, status = ?3, \
                  recurrence = ?4, reason = NULL, attempts = 0, version = version + 1, \
                  set_by = ?5, set_at = ?6 RETURNING {JOB}"

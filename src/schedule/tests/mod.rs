@@ -1,0 +1,3 @@
+mod firing;
+mod house;
+mod turns;

@@ -1,0 +1,83 @@
+//! The scheduler in the server: who stands behind its rules, and how it does
+//! as a part of the process's health.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    access::Gate,
+    authz::Standing,
+    domain::{
+        Clock, Principal, Timestamp,
+        principal::{GrantRef, Source},
+    },
+    engine::Engine,
+    grpc::{Health, Watched},
+    schedule::{self, Scheduler, Tools},
+    storage::Store,
+};
+
+/// The part's name.
+const PART: &str = "scheduler";
+
+/// Who set rules, as of now.
+#[derive(Debug)]
+pub(super) struct Owners {
+    gate: Gate,
+    /// The tokens of the line protocol, by their names in the auth file.
+    line: HashMap<Arc<str>, Arc<Principal>>,
+    /// An auth file guards jobs and rules: the principal of auth off does not
+    /// stand behind them then (SE-60).
+    guarded: bool,
+}
+
+impl Owners {
+    /// The credentials of the server alone.
+    pub(super) fn new(gate: Gate) -> Self {
+        Self { gate, line: HashMap::new(), guarded: false }
+    }
+}
+
+impl Standing for Owners {
+    fn standing(&self, grant: &GrantRef, now: Timestamp) -> Option<Arc<Principal>> {
+        match grant.identity.source {
+            Source::Line => self.line.get(&grant.identity.subject).cloned(),
+            Source::Disabled if self.guarded => None,
+            Source::Config
+            | Source::Idp
+            | Source::Database
+            | Source::File
+            | Source::Agent
+            | Source::Lease
+            | Source::Session
+            | Source::Certificate
+            | Source::Disabled => self.gate.standing(grant, now),
+        }
+    }
+}
+
+/// Over what the server has opened.
+pub(super) async fn open(
+    store: &Arc<dyn Store>,
+    engine: &Arc<Engine>,
+    gate: &Gate,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<Scheduler>, schedule::Error> {
+    let owners = Arc::new(Owners::new(gate.clone()));
+    let (settings, tools) = (schedule::Settings::default(), Tools::default());
+    let (store, engine, clock) = (Arc::clone(store), Arc::clone(engine), Arc::clone(clock));
+    Scheduler::open(store, engine, owners, clock, settings, tools).await
+}
+
+/// How the scheduler does.
+#[derive(Debug)]
+pub(super) struct Part(pub(super) Arc<Scheduler>);
+
+impl Watched for Part {
+    fn health(&self) -> Vec<(&'static str, Health)> {
+        vec![(PART, self.0.health())]
+    }
+
+    fn has_begun(&self) -> bool {
+        self.0.has_begun()
+    }
+}

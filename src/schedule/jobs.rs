@@ -153,7 +153,7 @@ fn planned(
     Ok(JobChange::Set {
         id: permit.identifier().clone(),
         execution,
-        recurrence: plan.recurrence.as_deref().map(Arc::from),
+        recurrence: recurrence.as_ref().map(|recurrence| Arc::from(recurrence.text())),
         status: JobStatus::Planned,
     })
 }

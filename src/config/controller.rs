@@ -10,6 +10,7 @@ pub const RULE_ID_PREFIX: &str = "rule.";
 const CONNECTIONS_MAX: u64 = 1_000_000;
 /// The longest silence that can be asked for: a week.
 const IDLE_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
+const TLS_FILES: [&str; 2] = ["controller.tls_cert", "controller.tls_key"];
 const AUTH_FILE: &str = "controller.auth_file";
 
 /// Where and how the line protocol is spoken.
@@ -135,7 +136,7 @@ fn check_documented<'a>(tokens: impl Iterator<Item = &'a LineToken>) -> Result<(
 fn tls(raw: &raw::Controller, base: &Path) -> Result<Option<Tls>, Error> {
     let file = |path: &Option<String>| given(path.clone()).map(|path| base.join(path));
     match (file(&raw.tls_cert), file(&raw.tls_key)) {
-        (Some(cert), Some(key)) => Ok(Some(Tls { cert, key, clients: Vec::new() })),
+        (Some(cert), Some(key)) => Ok(Some(Tls { cert, key, clients: Vec::new(), settings: TLS_FILES, protocols: &[] })),
         (Some(_), None) => {
             Err(Error::invalid("controller.tls_key", "is required with `controller.tls_cert`"))
         }

@@ -336,5 +336,7 @@ impl Default for Telemetry {
 
 /// Settings of later versions. One that is off (`false`, 0, empty) does no
 /// harm; any other would be believed and not hold, so it stops the start.
-pub(super) const LATER: &[(&str, &[&str])] =
-    &[("auth", &["key_encryption_key_file", "namespaces"]), ("limits", &["egress_allow"])];
+pub(super) const LATER: &[(&str, &[&str])] = &[
+    ("auth", &["key_encryption_key_file", "namespaces"]),
+    ("limits", &["egress_allow"]),
+];

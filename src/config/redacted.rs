@@ -20,7 +20,8 @@ pub(super) fn redacted(settings: &Settings) -> Value {
         scheduler,
         telemetry,
         warnings: _,
-    } = settings;
+    } =
+        settings;
     let mut shown = json!({
         "server": {
             "grpc_listen": server.grpc_listen.to_string(),
@@ -68,17 +69,6 @@ pub(super) fn redacted(settings: &Settings) -> Value {
     shown
 }
 
-/// As whom commands run is nobody's concern, only whether they do.
-fn redacted_scheduler(scheduler: &Scheduler) -> Value {
-    let runners: Vec<&str> = scheduler.runners.iter().map(|kind| kind.as_str()).collect();
-    json!({
-        "runners": runners,
-        "max_concurrent_runs": scheduler.max_concurrent_runs,
-        "jwt_grant_hours": scheduler.jwt_grant_hours.map_or(0, NonZeroU64::get),
-        "command_timeout_seconds": scheduler.command_timeout.as_secs(),
-    })
-}
-
 fn redacted_controller(controller: &Controller) -> Value {
     json!({
         "listen": controller.listen.to_string(),
@@ -88,6 +78,17 @@ fn redacted_controller(controller: &Controller) -> Value {
         "connections": controller.connections,
         "connections_per_address": controller.connections_per_address,
         "idle_seconds": controller.idle.map_or(0, |idle| idle.as_secs()),
+    })
+}
+
+/// As whom commands run is nobody's concern, only whether they do.
+fn redacted_scheduler(scheduler: &Scheduler) -> Value {
+    let runners: Vec<&str> = scheduler.runners.iter().map(|kind| kind.as_str()).collect();
+    json!({
+        "runners": runners,
+        "max_concurrent_runs": scheduler.max_concurrent_runs,
+        "jwt_grant_hours": scheduler.jwt_grant_hours.map_or(0, NonZeroU64::get),
+        "command_timeout_seconds": scheduler.command_timeout.as_secs(),
     })
 }
 

@@ -22,6 +22,10 @@ pub struct Tls {
     pub key: PathBuf,
     /// The authorities of client certificates; without one none are asked for.
     pub clients: Vec<ClientAuthority>,
+    /// The settings that name the certificate and the key.
+    pub settings: [&'static str; 2],
+    /// What is spoken behind it, for clients that choose (RFC 7301).
+    pub protocols: &'static [&'static [u8]],
 }
 
 /// Whose certificates count, and for which names (SE-46).
@@ -65,7 +69,7 @@ pub(super) fn tls(
     let file = |path: &Option<String>| given(path.clone()).map(|path| base.join(path));
     let clients = clients(raw, certificates, base)?;
     match (file(&raw.tls_cert), file(&raw.tls_key)) {
-        (Some(cert), Some(key)) => Ok(Some(Tls { cert, key, clients })),
+        (Some(cert), Some(key)) => Ok(Some(Tls { cert, key, clients, settings: FILES, protocols: &[b"h2", b"http/1.1"] })),
         (Some(_), None) => {
             Err(Error::invalid("server.tls_key", "is required with `server.tls_cert`"))
         }
@@ -82,6 +86,7 @@ pub(super) fn tls(
     }
 }
 
+const FILES: [&str; 2] = ["server.tls_cert", "server.tls_key"];
 const CLIENT_CA: &str = "server.client_ca";
 const CLIENT_TRUST_DOMAINS: &str = "server.client_trust_domains";
 const CLIENT_AUTHORITIES: &str = "server.client_authorities";

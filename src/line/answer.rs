@@ -16,11 +16,12 @@ use crate::{
         Get, History, ListRules, Query, Remove, RemoveRule, Resume, RuleSet, Session, Set, Stat,
     },
     domain::{
+        Scope,
         schedule::{JobStatus, Runner},
         task::RetryPolicy,
     },
     schedule::{
-        PageRequest, When,
+        Figures, PageRequest, When,
         jobs::{self, Change, Plan},
         rules::{self, NewRule},
     },
@@ -296,6 +297,13 @@ async fn stat<W>(
         place.and_then(|place| counts.jobs.get(place)).copied().unwrap_or(0)
     };
     let triggered = of(JobStatus::Triggered);
+    // Whose turn it is among others is nobody's business but the operator's.
+    let (pending, inflight) = if *claim.scope() == Scope::Everything {
+        let Figures { pending, inflight } = service.scheduler.figures();
+        (pending.to_string(), inflight.to_string())
+    } else {
+        ("0".to_owned(), triggered.to_string())
+    };
     let truth = |value: bool| if value { "true" } else { "false" }.to_owned();
     for (key, value) in [
         ("uptime_ns", service.started.elapsed().as_nanos().to_string()),
@@ -306,8 +314,8 @@ async fn stat<W>(
         ("jobs_executed", of(JobStatus::Executed).to_string()),
         ("jobs_failed", of(JobStatus::Failed).to_string()),
         ("rules_total", counts.rules.to_string()),
-        ("executions_pending", "0".to_owned()),
-        ("executions_inflight", triggered.to_string()),
+        ("executions_pending", pending),
+        ("executions_inflight", inflight),
         ("persistence", service.settings.persistence.to_owned()),
         ("compression", "off".to_owned()),
         ("auth_enabled", truth(!service.gate.line_is_open())),

@@ -4,6 +4,7 @@
 mod clock;
 mod first_line;
 mod jwt_keys;
+mod line;
 mod listen;
 mod observe;
 mod origin;
@@ -33,6 +34,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::{clock::SystemClock, spawn::spawn, tls::Error as TlsError};
 use self::{
     jwt_keys::JwtKeys,
+    line::Port,
     listen::{Limits, Listener},
     observe::{Observed, Room},
     origin::Origins,
@@ -122,6 +124,7 @@ fn list(faults: &[table::Fault]) -> String {
 pub struct Running {
     grpc: SocketAddr,
     http: SocketAddr,
+    line: Option<SocketAddr>,
     grace: Duration,
     shutdown: CancellationToken,
     listeners: TaskTracker,
@@ -142,7 +145,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     let table = Table::from_pool(&pool, &settings.auth.extra_permissions).map_err(Error::Table)?;
     let table = Arc::new(table);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let authenticator = Authenticator::new(&settings.auth)?;
+    let authenticator = authenticator(settings)?;
     let rings = authenticator.rings();
     let routes = Routes::from_pool(&pool)?;
     let tls = Tls::load(settings.server.tls.as_ref())?;
@@ -151,6 +154,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         bind("gRPC", settings.server.grpc_listen).await?,
         bind("REST", settings.server.http_listen).await?,
     ];
+    let line = line_port(settings).await?;
 
     let shutdown = CancellationToken::new();
     let core = core(settings, authenticator, &clock).await?;
@@ -183,14 +187,20 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     let [grpc, http] = ports.each_ref().map(Listener::address);
     let ports = ports.map(|port| port.secured(tls.clone()));
     let listeners = listen(ports, &stack, limits, &shutdown);
+    let line = line.map(|port| {
+        loops.spawn(tls::watch(port.tls(), shutdown.clone()));
+        serve_lines(port, &core, &listeners, &shutdown)
+    });
     readiness.begun().await;
     become_ready(rings, &clock, &readiness, &loops, &shutdown).await;
     loops.close();
     let auth = if matches!(settings.auth.mode, Mode::Off) { "off" } else { "on" };
-    tracing::info!(%grpc, %http, auth, tls = tls.is_some(), version = env!("CARGO_PKG_VERSION"), "serving");
+    let controller = line.map(|address| tracing::field::display(address));
+    tracing::info!(%grpc, %http, controller, auth, tls = tls.is_some(), version = env!("CARGO_PKG_VERSION"), "serving");
     Ok(Running {
         grpc,
         http,
+        line,
         grace: settings.server.shutdown_grace,
         shutdown,
         listeners,
@@ -225,6 +235,36 @@ fn loops(
     loops.spawn(tidy(metrics, stop()));
     loops.spawn(tls::watch(tls, stop()));
     loops
+}
+
+/// With the tokens of the auth file, which guard jobs and rules everywhere.
+fn authenticator(settings: &Settings) -> Result<Authenticator, Error> {
+    let authenticator = Authenticator::new(&settings.auth)?;
+    let tokens = settings.controller.as_ref().and_then(|line| line.tokens.as_deref());
+    Ok(match tokens {
+        Some(tokens) => authenticator.with_line_tokens(tokens, scheduler::commands(settings)),
+        None => authenticator,
+    })
+}
+
+/// The port of the line protocol, where it is spoken.
+async fn line_port(settings: &Settings) -> Result<Option<Port>, Error> {
+    let Some(controller) = &settings.controller else { return Ok(None) };
+    let tls = Tls::load(controller.tls.as_ref())?;
+    let address = controller.listen;
+    let bound = Port::bind(controller, tls).await;
+    bound.map(Some).map_err(|source| Error::Bind { what: "the line protocol", address, source })
+}
+
+fn serve_lines(
+    port: Port,
+    core: &Core,
+    listeners: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> SocketAddr {
+    let (address, service) = (port.address(), port.service(&core.scheduler, &core.gate));
+    listeners.spawn(port.serve(service, listeners.clone(), shutdown.clone()));
+    address
 }
 
 fn listen(
@@ -344,7 +384,7 @@ async fn core(
     let rates = &settings.limits.rates;
     let gate = Gate::new(authenticator, credentials, rates, Arc::clone(clock));
     let engine = Engine::new(Arc::clone(&store), floor, Arc::clone(clock), lease_terms(settings));
-    let scheduler = scheduler::open(&store, &engine, &gate, clock).await?;
+    let scheduler = scheduler::open(settings, &store, &engine, &gate, clock).await?;
     Ok(Core { store, admin, gate, engine, scheduler })
 }
 
@@ -437,6 +477,12 @@ impl Running {
     #[must_use]
     pub fn http_address(&self) -> SocketAddr {
         self.http
+    }
+
+    /// Where the line protocol is spoken, if it is.
+    #[must_use]
+    pub fn line_address(&self) -> Option<SocketAddr> {
+        self.line
     }
 
     /// Goes down: takes no new connection, ends streams, lets calls finish

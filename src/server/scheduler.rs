@@ -1,11 +1,12 @@
 //! The scheduler in the server: who stands behind its rules, and how it does
 //! as a part of the process's health.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{num::NonZeroU64, sync::Arc};
 
 use crate::{
     access::Gate,
     authz::Standing,
+    config,
     domain::{
         Clock, Principal, Timestamp,
         principal::{GrantRef, Source},
@@ -23,25 +24,22 @@ const PART: &str = "scheduler";
 #[derive(Debug)]
 pub(super) struct Owners {
     gate: Gate,
-    /// The tokens of the line protocol, by their names in the auth file.
-    line: HashMap<Arc<str>, Arc<Principal>>,
-    /// An auth file guards jobs and rules: the principal of auth off does not
-    /// stand behind them then (SE-60).
-    guarded: bool,
 }
 
 impl Owners {
     /// The credentials of the server alone.
     pub(super) fn new(gate: Gate) -> Self {
-        Self { gate, line: HashMap::new(), guarded: false }
+        Self { gate }
     }
 }
 
 impl Standing for Owners {
     fn standing(&self, grant: &GrantRef, now: Timestamp) -> Option<Arc<Principal>> {
         match grant.identity.source {
-            Source::Line => self.line.get(&grant.identity.subject).cloned(),
-            Source::Disabled if self.guarded => None,
+            Source::Line => self.gate.line_principal(&grant.identity.subject),
+            // An auth file guards jobs and rules: the principal of auth off does
+            // not stand behind them then (SE-60).
+            Source::Disabled if self.gate.has_line_tokens() => None,
             Source::Config
             | Source::Idp
             | Source::Database
@@ -57,13 +55,20 @@ impl Standing for Owners {
 
 /// Over what the server has opened.
 pub(super) async fn open(
+    settings: &config::Settings,
     store: &Arc<dyn Store>,
     engine: &Arc<Engine>,
     gate: &Gate,
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<Scheduler>, schedule::Error> {
     let owners = Arc::new(Owners::new(gate.clone()));
-    let (settings, tools) = (schedule::Settings::default(), Tools::default());
+    let tools = Tools::default();
+    let settings = schedule::Settings {
+        runners: settings.scheduler.runners.clone(),
+        max_concurrent_runs: settings.scheduler.max_concurrent_runs,
+        jwt_grant_hours: settings.scheduler.jwt_grant_hours.map_or(0, NonZeroU64::get),
+        rule_id_prefixes: settings.rule_id_prefixes(),
+    };
     let (store, engine, clock) = (Arc::clone(store), Arc::clone(engine), Arc::clone(clock));
     Scheduler::open(store, engine, owners, clock, settings, tools).await
 }
@@ -80,4 +85,10 @@ impl Watched for Part {
     fn has_begun(&self) -> bool {
         self.0.has_begun()
     }
+}
+
+/// Whether any enabled runner starts processes: then tokens of the line
+/// protocol hold `commands:execute`.
+pub(super) fn commands(settings: &config::Settings) -> bool {
+    settings.scheduler.runners.iter().any(|kind| kind.starts_processes())
 }

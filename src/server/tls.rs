@@ -26,8 +26,6 @@ use crate::{authn::ClientCertificate, config};
 const LOOK: Duration = Duration::from_secs(1);
 /// The largest file: a bundle of all public authorities has a quarter of it.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// What clients may choose from (RFC 7301).
-const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// Why the files of TLS cannot be used. No variant holds a key.
 #[derive(Debug, ThisError)]
@@ -174,7 +172,7 @@ impl Current {
         };
         let single = rustls::sign::SingleCertAndKey::from(certified);
         let mut config = builder.with_cert_resolver(Arc::new(single));
-        config.alpn_protocols = PROTOCOLS.iter().map(|name| name.to_vec()).collect();
+        config.alpn_protocols = files.protocols.iter().map(|name| name.to_vec()).collect();
         Ok(Self {
             config: Arc::new(config),
             replaced: CancellationToken::new(),
@@ -200,14 +198,12 @@ impl Current {
     }
 }
 
-const CERT: &str = "server.tls_cert";
-const KEY: &str = "server.tls_key";
-
 fn read(files: &config::Tls) -> Result<Contents, Error> {
     let clients = files.clients.iter().map(|entry| contents(entry.setting, &entry.ca));
+    let [cert_setting, key_setting] = files.settings;
     Ok(Contents {
-        cert: contents(CERT, &files.cert)?,
-        key: contents(KEY, &files.key)?.into(),
+        cert: contents(cert_setting, &files.cert)?,
+        key: contents(key_setting, &files.key)?.into(),
         clients: clients.collect::<Result<_, _>>()?,
     })
 }
@@ -245,7 +241,8 @@ fn certified(
     contents: &Contents,
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, Error> {
-    let chain = certificates(CERT, &files.cert, &contents.cert)?;
+    let [cert_setting, key_setting] = files.settings;
+    let chain = certificates(cert_setting, &files.cert, &contents.cert)?;
     let key = PrivateKeyDer::from_pem_slice(&contents.key).map_err(|error| {
         let problem = match error {
             pem::Error::NoItemsFound => {
@@ -259,19 +256,19 @@ fn certified(
             | pem::Error::SectionTooLarge
             | _ => "the PEM is damaged",
         };
-        wrong(KEY, &files.key, problem)
+        wrong(key_setting, &files.key, problem)
     })?;
     let key = provider
         .key_provider
         .load_private_key(key)
-        .map_err(|_| wrong(KEY, &files.key, "holds a private key that cannot be used"))?;
+        .map_err(|_| wrong(key_setting, &files.key, "holds a private key that cannot be used"))?;
     let certified = CertifiedKey::new(chain, key);
     certified.keys_match().map_err(|error| {
         if matches!(error, rustls::Error::InconsistentKeys(_)) {
             let cert = files.cert.display();
-            wrong(KEY, &files.key, format!("does not fit the first certificate in {cert}"))
+            wrong(key_setting, &files.key, format!("does not fit the first certificate in {cert}"))
         } else {
-            wrong(CERT, &files.cert, format!("the certificate cannot be used: {error}"))
+            wrong(cert_setting, &files.cert, format!("the certificate cannot be used: {error}"))
         }
     })?;
     Ok(certified)

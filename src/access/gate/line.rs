@@ -101,7 +101,20 @@ impl Gate {
         Some(self.session(accepted, request, peer))
     }
 
-    /// Whether a session begins with AUTH.
+    /// The principal of the auth file's token of this name.
+    #[must_use]
+    pub fn line_principal(&self, name: &str) -> Option<Arc<Principal>> {
+        self.0.authenticator.line_principal(name)
+    }
+
+    /// Whether an auth file guards jobs and rules: the principal of auth off
+    /// does not stand behind any then (SE-60).
+    #[must_use]
+    pub fn has_line_tokens(&self) -> bool {
+        self.0.authenticator.has_line_tokens()
+    }
+
+    /// Whether a session begins without AUTH.
     #[must_use]
     pub fn line_is_open(&self) -> bool {
         self.0.authenticator.line_open().is_some()

@@ -136,7 +136,9 @@ fn check_documented<'a>(tokens: impl Iterator<Item = &'a LineToken>) -> Result<(
 fn tls(raw: &raw::Controller, base: &Path) -> Result<Option<Tls>, Error> {
     let file = |path: &Option<String>| given(path.clone()).map(|path| base.join(path));
     match (file(&raw.tls_cert), file(&raw.tls_key)) {
-        (Some(cert), Some(key)) => Ok(Some(Tls { cert, key, clients: Vec::new(), settings: TLS_FILES, protocols: &[] })),
+        (Some(cert), Some(key)) => {
+            Ok(Some(Tls { cert, key, clients: Vec::new(), settings: TLS_FILES, protocols: &[] }))
+        }
         (Some(_), None) => {
             Err(Error::invalid("controller.tls_key", "is required with `controller.tls_cert`"))
         }

@@ -19,6 +19,8 @@ const CA_FILE_BYTES_MAX: u64 = 1 << 20;
 /// Claims with a meaning of their own.
 const RESERVED: &[&str] =
     &["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "namespaces", "worker_namespaces"];
+/// What the file of `jwks_ca_path` is.
+const CA: &str = "the certificates of authorities (jwks_ca_path)";
 
 /// An issuer of JWTs: how its tokens are verified and what they are worth.
 #[derive(Clone, Debug)]
@@ -287,7 +289,7 @@ fn main_issuer(
         let issuer = required("auth.jwt_issuer", &raw.jwt_issuer)?;
         let allow_http = raw.jwks_url_allow_http;
         check_url("auth.jwks_url", url.as_ref(), "auth.jwt_issuer", &issuer, allow_http)?;
-        let ca = authorities(raw.jwks_ca_path.as_ref(), base)?;
+        let ca = authorities(CA, raw.jwks_ca_path.as_ref(), base)?;
         Keys::Jwks(Jwks { url, refresh_interval, max_stale, allow_http, ca })
     } else {
         match public_key(raw, base)? {
@@ -348,7 +350,7 @@ fn further(
         None => {
             let names = (key("jwks_url"), key("issuer"));
             check_url(&names.0, url.as_ref(), &names.1, &entry.issuer, allow_http)?;
-            let ca = authorities(entry.jwks_ca_path.as_ref(), base)?;
+            let ca = authorities(CA, entry.jwks_ca_path.as_ref(), base)?;
             Keys::Jwks(Jwks { url, refresh_interval, max_stale, allow_http, ca })
         }
     };
@@ -480,11 +482,14 @@ fn key_file(path: &PathBuf) -> Result<(String, String), Error> {
     Ok((pem_file(what, path, KEY_FILE_BYTES_MAX)?, path.display().to_string()))
 }
 
-/// The certificates of who may vouch for a server of key sets (SE-64).
-fn authorities(path: Option<&String>, base: &Path) -> Result<Option<Authorities>, Error> {
+/// The certificates of who may vouch for servers (SE-64).
+pub(super) fn authorities(
+    what: &'static str,
+    path: Option<&String>,
+    base: &Path,
+) -> Result<Option<Authorities>, Error> {
     let Some(path) = given(path.cloned()) else { return Ok(None) };
     let path = base.join(path);
-    let what = "the certificates of authorities (jwks_ca_path)";
     let pem = pem_file(what, &path, CA_FILE_BYTES_MAX)?;
     Ok(Some(Authorities { pem, origin: path.display().to_string() }))
 }

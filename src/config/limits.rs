@@ -1,8 +1,8 @@
 //! How many calls are taken, and who may speak for others.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, path::Path};
 
-use super::{Error, number, raw};
+use super::{Authorities, Error, issuers, number, raw};
 use crate::domain::Network;
 
 /// The most calls a second that a limit may allow; more is no limit.
@@ -103,10 +103,27 @@ fn rate(class: &str, per_second: u64, burst: u64) -> Result<Option<Rate>, Error>
     }
 }
 
-pub(super) fn proxies(raw: &[String]) -> Result<Vec<Network>, Error> {
+/// Where requests to addresses that tenants name may go besides the public
+/// internet (SE-64).
+#[derive(Clone, Debug, Default)]
+pub struct Egress {
+    /// Networks of the inside that may be asked.
+    pub allow: Vec<Network>,
+    /// Who alone vouches for servers; the system's authorities when none.
+    pub ca: Option<Authorities>,
+}
+
+pub(super) fn egress(raw: &raw::Limits, base: &Path) -> Result<Egress, Error> {
+    let ca = "the certificates of authorities (limits.egress_ca_path)";
+    Ok(Egress {
+        allow: networks("limits.egress_allow", &raw.egress_allow)?,
+        ca: issuers::authorities(ca, raw.egress_ca_path.as_ref(), base)?,
+    })
+}
+
+pub(super) fn networks(key: &str, raw: &[String]) -> Result<Vec<Network>, Error> {
     let parsed = raw.iter().map(|text| {
-        Network::parse(text)
-            .map_err(|wrong| Error::invalid("limits.trusted_proxies", format!("`{text}`: {wrong}")))
+        Network::parse(text).map_err(|wrong| Error::invalid(key, format!("`{text}`: {wrong}")))
     });
     parsed.collect()
 }

@@ -28,7 +28,7 @@ pub use auth::{Algorithm, ApiKey, Auth, Credentials, DOCUMENTED_KEYS, Mode, Toke
 pub use auth_file::LineToken;
 pub use controller::{Controller, RULE_ID_PREFIX};
 pub use issuers::{Authorities, ClaimRule, Jwks, Jwt, Keys, Pattern, Place};
-pub use limits::{OwnRate, Rate, Rates};
+pub use limits::{Egress, OwnRate, Rate, Rates};
 pub use roles::Roles;
 pub use scheduler::Scheduler;
 use thiserror::Error;
@@ -178,6 +178,8 @@ pub struct Limits {
     pub rates: Rates,
     /// Proxies whose `X-Forwarded-For` counts (SE-43).
     pub trusted_proxies: Vec<Network>,
+    /// Where runners may connect to (SE-64).
+    pub egress: Egress,
 }
 
 /// Logs and traces.
@@ -239,7 +241,7 @@ impl Settings {
             auth,
             roles,
             controller,
-            limits: limits(&raw.limits)?,
+            limits: limits(&raw.limits, &base)?,
             scheduler: scheduler::scheduler(raw.scheduler, &mut warnings)?,
             telemetry: telemetry(raw.telemetry)?,
             warnings,
@@ -407,7 +409,7 @@ fn storage(url: &str, base: &Path) -> Result<Storage, Error> {
     Ok(Storage::Sqlite(base.join(path)))
 }
 
-fn limits(raw: &raw::Limits) -> Result<Limits, Error> {
+fn limits(raw: &raw::Limits, base: &Path) -> Result<Limits, Error> {
     Ok(Limits {
         body_bytes: number("limits.body_bytes", raw.body_bytes, 1024, 256 << 20)?,
         // A token may have 16 KiB, and there are other fields.
@@ -423,7 +425,8 @@ fn limits(raw: &raw::Limits) -> Result<Limits, Error> {
         lease: number("limits.lease_seconds", raw.lease_seconds, 5, 3600)
             .map(Duration::from_secs)?,
         rates: limits::rates(raw)?,
-        trusted_proxies: limits::proxies(&raw.trusted_proxies)?,
+        trusted_proxies: limits::networks("limits.trusted_proxies", &raw.trusted_proxies)?,
+        egress: limits::egress(raw, base)?,
     })
 }
 

@@ -263,6 +263,8 @@ pub(super) struct Limits {
     pub(super) credentials_burst: Option<u64>,
     pub(super) failed_auth_per_minute: u64,
     pub(super) trusted_proxies: Vec<String>,
+    pub(super) egress_allow: Vec<String>,
+    pub(super) egress_ca_path: Option<String>,
 }
 
 impl Default for Limits {
@@ -288,6 +290,8 @@ impl Default for Limits {
             credentials_burst: None,
             failed_auth_per_minute: 120,
             trusted_proxies: Vec::new(),
+            egress_allow: Vec::new(),
+            egress_ca_path: None,
         }
     }
 }
@@ -336,7 +340,5 @@ impl Default for Telemetry {
 
 /// Settings of later versions. One that is off (`false`, 0, empty) does no
 /// harm; any other would be believed and not hold, so it stops the start.
-pub(super) const LATER: &[(&str, &[&str])] = &[
-    ("auth", &["key_encryption_key_file", "namespaces"]),
-    ("limits", &["egress_allow"]),
-];
+pub(super) const LATER: &[(&str, &[&str])] =
+    &[("auth", &["key_encryption_key_file", "namespaces"])];

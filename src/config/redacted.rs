@@ -20,8 +20,7 @@ pub(super) fn redacted(settings: &Settings) -> Value {
         scheduler,
         telemetry,
         warnings: _,
-    } =
-        settings;
+    } = settings;
     let mut shown = json!({
         "server": {
             "grpc_listen": server.grpc_listen.to_string(),
@@ -65,6 +64,8 @@ pub(super) fn redacted(settings: &Settings) -> Value {
         shown.extend(redacted_rates(&limits.rates));
         let proxies = limits.trusted_proxies.iter().map(ToString::to_string);
         shown.insert("trusted_proxies".to_owned(), proxies.collect());
+        let allowed = limits.egress.allow.iter().map(ToString::to_string);
+        shown.insert("egress_allow".to_owned(), allowed.collect());
     }
     shown
 }

@@ -86,7 +86,6 @@ fn unknown_keys_name_the_nearest_known_one() {
 fn what_comes_later_is_refused_by_name_and_what_is_off_does_no_harm() {
     for (text, name) in [
         ("[[auth.namespaces]]\nprefix = \"a\"", "auth.namespaces"),
-        ("[limits]\negress_allow = [\"10.1.0.0/16\"]", "limits.egress_allow"),
         ("[storage]\nurl = \"postgres://x/y\"", "postgres://"),
     ] {
         let error = load(text).unwrap_err();
@@ -557,6 +556,8 @@ fn wrong_limits_are_refused_by_name() {
         ("heavy_requests_per_second = \"many\"", "limits.heavy_requests_per_second"),
         ("trusted_proxies = [\"10.0.0.1/8\"]", "limits.trusted_proxies"),
         ("trusted_proxies = [\"proxy.example\"]", "limits.trusted_proxies"),
+        ("egress_allow = [\"10.0.0.1/8\"]", "limits.egress_allow"),
+        ("egress_allow = [\"redis.example\"]", "limits.egress_allow"),
     ] {
         let said = problem(&format!("[limits]\n{line}\n"));
         assert!(said.contains(name), "{line}: {said}");

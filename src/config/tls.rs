@@ -69,7 +69,9 @@ pub(super) fn tls(
     let file = |path: &Option<String>| given(path.clone()).map(|path| base.join(path));
     let clients = clients(raw, certificates, base)?;
     match (file(&raw.tls_cert), file(&raw.tls_key)) {
-        (Some(cert), Some(key)) => Ok(Some(Tls { cert, key, clients, settings: FILES, protocols: &[b"h2", b"http/1.1"] })),
+        (Some(cert), Some(key)) => {
+            Ok(Some(Tls { cert, key, clients, settings: FILES, protocols: &[b"h2", b"http/1.1"] }))
+        }
         (Some(_), None) => {
             Err(Error::invalid("server.tls_key", "is required with `server.tls_cert`"))
         }

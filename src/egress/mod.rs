@@ -1,12 +1,21 @@
 //! Outgoing connections. What the operator configures goes where it says and
 //! nowhere else: no proxy of the environment, no redirect to another host, and
-//! nothing without a bound (SE-64).
+//! nothing without a bound (SE-64). What a tenant names goes through
+//! [`Egress`], which looks at the address itself.
+
+mod address;
+mod connect;
+mod target;
 
 use std::time::Duration;
 
 use reqwest::{Certificate, Client, Url, redirect};
 use thiserror::Error;
 
+pub use self::{
+    connect::{Closed, Duplex, Egress},
+    target::{ADDRESS_BYTES_MAX, Scheme, Target, decoded},
+};
 use crate::config::Authorities;
 
 /// How long a whole fetch may take.

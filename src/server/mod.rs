@@ -49,6 +49,7 @@ use crate::{
     authz::System,
     config::{self, Mode, Settings, Storage, TokenStore},
     domain::{Clock, Permission, PermissionSet},
+    egress,
     engine::{self, Engine, Floor},
     gateway::{self, Gateway, Routes, openapi},
     grpc::{self, Parts, Phase, Readiness, Watched},
@@ -87,6 +88,9 @@ pub enum Error {
     /// The scheduler cannot take up its rules and jobs.
     #[error("the scheduler cannot take up its rules and jobs: {0}")]
     Schedule(#[from] schedule::Error),
+    /// The authorities for outgoing connections cannot be read.
+    #[error("the configuration is refused: `limits.egress_ca_path`: {0}")]
+    Egress(#[from] egress::Error),
     /// A port cannot be bound.
     #[error(
         "{what} cannot listen on {address}: {source}; choose another address or end what uses it"
@@ -157,7 +161,8 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     let line = line_port(settings).await?;
 
     let shutdown = CancellationToken::new();
-    let core = core(settings, authenticator, &clock).await?;
+    let own = ports.iter().map(Listener::address).chain(line.as_ref().map(Port::address));
+    let core = core(settings, own.collect(), authenticator, &clock).await?;
     let readiness = readiness(&core, JwtKeys::of(&rings, &clock));
     let streams = TaskTracker::new();
     let services = grpc::routes(Parts {
@@ -374,6 +379,7 @@ struct Core {
 
 async fn core(
     settings: &Settings,
+    own: Vec<SocketAddr>,
     authenticator: Authenticator,
     clock: &Arc<dyn Clock>,
 ) -> Result<Core, Error> {
@@ -384,7 +390,7 @@ async fn core(
     let rates = &settings.limits.rates;
     let gate = Gate::new(authenticator, credentials, rates, Arc::clone(clock));
     let engine = Engine::new(Arc::clone(&store), floor, Arc::clone(clock), lease_terms(settings));
-    let scheduler = scheduler::open(settings, &store, &engine, &gate, clock).await?;
+    let scheduler = scheduler::open(settings, own, &store, &engine, &gate, clock).await?;
     Ok(Core { store, admin, gate, engine, scheduler })
 }
 

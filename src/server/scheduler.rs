@@ -1,8 +1,9 @@
 //! The scheduler in the server: who stands behind its rules, and how it does
 //! as a part of the process's health.
 
-use std::{num::NonZeroU64, sync::Arc};
+use std::{net::SocketAddr, num::NonZeroU64, sync::Arc};
 
+use super::Error;
 use crate::{
     access::Gate,
     authz::Standing,
@@ -11,6 +12,7 @@ use crate::{
         Clock, Principal, Timestamp,
         principal::{GrantRef, Source},
     },
+    egress::Egress,
     engine::Engine,
     grpc::{Health, Watched},
     schedule::{self, Scheduler, Tools},
@@ -53,16 +55,19 @@ impl Standing for Owners {
     }
 }
 
-/// Over what the server has opened.
+/// Over what the server has opened; `own` is where it listens.
 pub(super) async fn open(
     settings: &config::Settings,
+    own: Vec<SocketAddr>,
     store: &Arc<dyn Store>,
     engine: &Arc<Engine>,
     gate: &Gate,
     clock: &Arc<dyn Clock>,
-) -> Result<Arc<Scheduler>, schedule::Error> {
+) -> Result<Arc<Scheduler>, Error> {
     let owners = Arc::new(Owners::new(gate.clone()));
-    let tools = Tools::default();
+    let egress = Egress::new(&settings.limits.egress)?;
+    egress.never_to(own);
+    let tools = Tools::new(Arc::new(egress));
     let settings = schedule::Settings {
         runners: settings.scheduler.runners.clone(),
         max_concurrent_runs: settings.scheduler.max_concurrent_runs,
@@ -70,7 +75,7 @@ pub(super) async fn open(
         rule_id_prefixes: settings.rule_id_prefixes(),
     };
     let (store, engine, clock) = (Arc::clone(store), Arc::clone(engine), Arc::clone(clock));
-    Scheduler::open(store, engine, owners, clock, settings, tools).await
+    Ok(Scheduler::open(store, engine, owners, clock, settings, tools).await?)
 }
 
 /// How the scheduler does.

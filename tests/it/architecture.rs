@@ -18,7 +18,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("config", &["domain", "process"]),
     ("storage", &["domain"]),
     ("authz", &["domain"]),
-    ("egress", &["config"]),
+    ("egress", &["domain", "config"]),
     ("authn", &["domain", "config", "storage", "egress"]),
     ("access", &["domain", "pb", "config", "storage", "authz", "authn"]),
     ("admin", &["domain", "storage", "authz", "authn", "access"]),

@@ -1,11 +1,16 @@
 //! The runners: what a rule does with a job that is due.
 
+mod http;
+mod remote;
 pub(super) mod task;
 
 use std::sync::Arc;
 
 use super::Error;
-use crate::domain::schedule::{Identifier, Nanos, Rule, Runner};
+use crate::{
+    domain::schedule::{Identifier, Nanos, Rule, Runner},
+    egress::Egress,
+};
 
 /// A job that is due, with the rule that is its own.
 #[derive(Clone, Debug)]
@@ -39,24 +44,38 @@ impl Ended {
 }
 
 /// What runners work with.
-#[derive(Debug, Default)]
-pub struct Tools {}
+#[derive(Clone, Debug)]
+pub struct Tools {
+    egress: Arc<Egress>,
+}
 
 impl Tools {
+    /// With the connector for what rules name.
+    #[must_use]
+    pub const fn new(egress: Arc<Egress>) -> Self {
+        Self { egress }
+    }
+
     /// Whether a runner can be used as it is written; looked at when a rule is
     /// set.
-    #[expect(clippy::unused_self, reason = "runners with settings look at them")]
-    pub(super) fn check(&self, _runner: &Runner) -> Result<(), Error> {
-        Ok(())
+    pub(super) fn check(&self, runner: &Runner) -> Result<(), Error> {
+        match runner {
+            Runner::Http { url, .. } => http::check(&self.egress, url),
+            Runner::Amqp { .. }
+            | Runner::Redis { .. }
+            | Runner::Task { .. }
+            | Runner::Shell { .. }
+            | Runner::Direct { .. }
+            | Runner::Awf { .. } => Ok(()),
+        }
     }
 
     /// Runs a job, until it has ended or this is dropped.
-    #[expect(clippy::unused_self, clippy::unused_async, reason = "runners have settings")]
     pub(in crate::schedule) async fn run(&self, firing: &Firing) -> Ended {
         match &firing.rule.runner {
+            Runner::Http { method, url } => http::run(self, firing, *method, url).await,
             // Has its own way, as its creation is its run: `task::run`.
             Runner::Task { .. }
-            | Runner::Http { .. }
             | Runner::Shell { .. }
             | Runner::Direct { .. }
             | Runner::Awf { .. }

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     authz::{self, Claim, Standing},
+    config,
     domain::{
         Clock, Namespace, PermissionSet, RequestId, Scope, Timestamp,
         permission::{Right, right::SchedulesWrite},
@@ -22,6 +23,7 @@ use crate::{
         schedule::{HttpMethod, Identifier, Job, JobStatus, Nanos, Run, RunOutcome, Runner},
         task::{RetryPolicy, Task},
     },
+    egress::Egress,
     engine::{self, Engine, Floor, TaskFilter},
     schedule::{
         Error, PageRequest, Scheduler, Settings, Tools, When, firing,
@@ -301,7 +303,7 @@ async fn open(
         owners,
         clock,
         settings.clone(),
-        Tools::default(),
+        Tools::new(Arc::new(Egress::new(&config::Egress::default()).unwrap())),
     )
     .await
     .unwrap()

@@ -1,0 +1,145 @@
+//! What the runners that speak over the network have in common.
+
+use serde_json::json;
+
+use super::{Ended, Firing};
+use crate::{
+    egress::{Closed, Egress, Scheme, Target},
+    schedule::Error,
+};
+
+/// Why a run over the network failed. What it says was written here: never
+/// what the other side answered, and not where it is (SE-64).
+#[derive(Debug)]
+pub(super) struct Failure {
+    says: String,
+    retryable: bool,
+}
+
+impl Failure {
+    /// Another attempt may go better.
+    pub(super) fn passing(says: impl Into<String>) -> Self {
+        Self { says: says.into(), retryable: true }
+    }
+
+    /// It would go the same way again.
+    pub(super) fn lasting(says: impl Into<String>) -> Self {
+        Self { says: says.into(), retryable: false }
+    }
+}
+
+impl From<Closed> for Failure {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::Refused => Self::lasting(closed.to_string()),
+            Closed::Unreachable | Closed::Tls | Closed::TimedOut => {
+                Self::passing(closed.to_string())
+            }
+        }
+    }
+}
+
+/// The connection went away.
+impl From<std::io::Error> for Failure {
+    fn from(_: std::io::Error) -> Self {
+        Closed::Unreachable.into()
+    }
+}
+
+impl From<Result<(), Failure>> for Ended {
+    fn from(result: Result<(), Failure>) -> Self {
+        let (error, retryable) = match result {
+            Ok(()) => (None, false),
+            Err(Failure { says, retryable }) => (Some(says), retryable),
+        };
+        Self { error, retryable, output: None }
+    }
+}
+
+/// What is sent to say which job is due.
+pub(super) fn body(firing: &Firing) -> Vec<u8> {
+    let Firing { job, execution, .. } = firing;
+    json!({ "job_id": job.as_str(), "execution": execution.0 }).to_string().into_bytes()
+}
+
+/// Reads an address when a rule is set.
+pub(super) fn named(
+    egress: &Egress,
+    field: &'static str,
+    text: &str,
+    schemes: &[Scheme],
+) -> Result<Target, Error> {
+    let wrong = |message: String| Error::FieldInvalid { field, message };
+    let target = Target::parse(text, schemes).map_err(|problem| {
+        let names: Vec<&str> = schemes.iter().map(|scheme| scheme.name).collect();
+        wrong(format!("{problem}; {}://host:port/…", names.join(":// or ")))
+    })?;
+    if egress.may_name(&target) {
+        Ok(target)
+    } else {
+        Err(wrong("the address is not allowed; `[limits] egress_allow` says which are".to_owned()))
+    }
+}
+
+/// Reads the address of a rule that was set.
+pub(super) fn target(text: &str, schemes: &[Scheme]) -> Result<Target, Failure> {
+    Target::parse(text, schemes).map_err(Failure::lasting)
+}
+
+/// What tests of these runners share.
+#[cfg(test)]
+pub(super) mod testing {
+    use std::{sync::Arc, time::Duration};
+
+    use super::super::{Firing, Tools};
+    use crate::{
+        config,
+        domain::{
+            Network, Timestamp,
+            principal::{GrantRef, Method, Principal},
+            schedule::{Identifier, Nanos, Rule, Runner},
+            task::RetryPolicy,
+        },
+        egress::Egress,
+    };
+
+    /// Tools that may connect to these networks, within so many milliseconds.
+    pub(in super::super) fn tools(allow: &[&str], millis: u64) -> Tools {
+        tools_with(
+            &config::Egress {
+                allow: allow.iter().map(|text| Network::parse(text).unwrap()).collect(),
+                ca: None,
+            },
+            millis,
+        )
+    }
+
+    pub(in super::super) fn tools_with(settings: &config::Egress, millis: u64) -> Tools {
+        let egress = Egress::new(settings).unwrap().within(Duration::from_millis(millis));
+        Tools::new(Arc::new(egress))
+    }
+
+    /// A run of a job by this runner.
+    pub(in super::super) fn firing(job: &str, runner: Runner) -> Firing {
+        let rule = Rule {
+            id: Identifier::parse("rule").unwrap(),
+            pattern: "".into(),
+            runner,
+            retry: RetryPolicy::default(),
+            owner: GrantRef {
+                identity: Principal::auth_off().identity,
+                method: Method::None,
+                credential_id: "".into(),
+                grants: Vec::new(),
+                set_at: Timestamp::from_micros(0),
+                until: None,
+            },
+        };
+        Firing {
+            job: Identifier::parse(job).unwrap(),
+            execution: Nanos(1_775_044_800_000_000_001),
+            attempt: 2,
+            rule: Arc::new(rule),
+        }
+    }
+}

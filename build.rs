@@ -70,6 +70,13 @@ fn implementations(
             code,
             "impl NamespacedMany for {request} {{ fn namespace_texts(&self) -> &[String] {{ &self.{namespace_field} }} }}"
         )?;
+    } else if rule.get_field_by_name("identifier").and_then(|value| value.as_bool()) == Some(true) {
+        // A rule of the scheduler is judged by its name and its pattern.
+        let of = if permission.starts_with("rules:") { "OfRule" } else { "Identified" };
+        writeln!(
+            code,
+            "impl {of} for {request} {{ fn identifier_text(&self) -> &str {{ &self.{namespace_field} }} }}"
+        )?;
     } else if !namespace_field.is_empty() {
         writeln!(
             code,

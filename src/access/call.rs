@@ -20,7 +20,7 @@ use crate::{
     authz::{self, Claim, Permit, Root},
     domain::{
         Area, Clock, Namespace, Permission, Principal, RequestId, Scope, Timestamp,
-        permission::Right,
+        permission::Right, schedule::Identifier,
     },
 };
 
@@ -41,6 +41,20 @@ pub trait Namespaced: Guarded {
 pub trait NamespacedMany: Guarded {
     /// What the field says.
     fn namespace_texts(&self) -> &[String];
+}
+
+/// A permission rule with `namespace_field` and `identifier`: the field names
+/// a job, which is its own namespace.
+pub trait Identified: Guarded {
+    /// What the field says.
+    fn identifier_text(&self) -> &str;
+}
+
+/// The same for a rule of the scheduler. Its name counts without a prefix that
+/// the settings say, and its pattern counts too: the use case compares both.
+pub trait OfRule: Guarded {
+    /// What the field says.
+    fn identifier_text(&self) -> &str;
 }
 
 /// The request of an RPC for root alone.
@@ -136,6 +150,32 @@ impl Caller {
             .ok_or_else(|| Refusal::namespace_not_found(text))?;
         self.exercised();
         Ok(permit)
+    }
+
+    /// The permit over the identifier that the request names.
+    pub fn identified<Q: Identified>(
+        &self,
+        request: &Q,
+    ) -> Result<Permit<Q::Right, Identifier>, Refusal> {
+        let identifier = identifier(request.identifier_text())?;
+        let permit = self
+            .any_claim::<Q::Right>()?
+            .over(&identifier)
+            .ok_or_else(|| Refusal::namespace_not_found(identifier.as_str()))?;
+        self.exercised();
+        Ok(permit)
+    }
+
+    /// The rule's name, and the claim under whose scope the use case looks at
+    /// it and at its pattern.
+    pub fn of_rule<Q: OfRule>(
+        &self,
+        request: &Q,
+    ) -> Result<(Identifier, Claim<Q::Right>), Refusal> {
+        let identifier = identifier(request.identifier_text())?;
+        let claim = self.any_claim()?;
+        self.exercised();
+        Ok((identifier, claim))
     }
 
     /// The claim for the area that a worker's request names (SE-18).
@@ -254,6 +294,10 @@ impl Caller {
         }
         Ok(())
     }
+}
+
+fn identifier(text: &str) -> Result<Identifier, Refusal> {
+    Identifier::parse(text).map_err(|error| Refusal::invalid(Reason::FieldInvalid, "id", error))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use tower::{Service, ServiceExt as _};
 use super::{
     Error,
     fault::Fault,
-    json::{field_from_json, message_from_json, write_delimited},
+    json::{Writer, field_from_json, message_from_json, write_delimited},
     query::query_to_message,
     reader::{drain, read},
     routes::{BodyRule, RestCall},
@@ -37,6 +37,9 @@ pub type Body = tonic::body::Body;
 const REQUEST_HEADERS: [&str; 4] = ["traceparent", "tracestate", "user-agent", "x-request-id"];
 /// What of an answer's headers reaches the caller.
 const RESPONSE_HEADERS: [&str; 1] = ["x-request-id"];
+
+/// What to ask for next, where the answer is the list alone.
+const NEXT_PAGE: &str = "x-next-page-token";
 
 /// What a body may cost.
 #[derive(Clone, Copy, Debug)]
@@ -269,7 +272,26 @@ async fn unary(mut messages: Messages, call: &RestCall) -> Result<Response<Body>
     } else if call.head {
         response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     }
+    if let Some(token) = next_page(call, &message)? {
+        response.headers_mut().insert(NEXT_PAGE, token);
+    }
     Ok(response)
+}
+
+/// The token of the page behind a list that the answer is alone: it would be
+/// left out silently.
+fn next_page(call: &RestCall, message: &[u8]) -> Result<Option<HeaderValue>, Ended> {
+    let output = call.schema.message(call.route.output);
+    let field = output.field("next_page_token").filter(|_| call.route.response_body.is_some());
+    let Some(field) = field else { return Ok(None) };
+    let mut json = Vec::new();
+    Writer::new(&call.schema)
+        .field(field, message, &mut json)
+        .map_err(|_| Ended::Broken("a message cannot be read"))?;
+    let token: String = serde_json::from_slice(&json)
+        .map_err(|_| Ended::Broken("the token of a page is no text"))?;
+    let value = HeaderValue::try_from(token).ok();
+    Ok(value.filter(|value| !value.is_empty()))
 }
 
 #[cfg(test)]

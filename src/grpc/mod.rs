@@ -11,6 +11,7 @@ mod convert;
 mod health_service;
 mod readiness;
 mod routes;
+mod schedule_service;
 pub mod status;
 mod step_service;
 mod system_service;

@@ -12,6 +12,7 @@ use super::{
     auth_admin_service::AuthAdminService,
     health_service::HealthService,
     readiness::Readiness,
+    schedule_service::ScheduleService,
     step_service::StepService,
     system_service::SystemService,
     task_service::TaskService,
@@ -29,13 +30,15 @@ use crate::{
         v1::{
             access_service_server::AccessServiceServer,
             auth_admin_service_server::AuthAdminServiceServer,
-            health_service_server::HealthServiceServer, step_service_server::StepServiceServer,
+            health_service_server::HealthServiceServer,
+            schedule_service_server::ScheduleServiceServer, step_service_server::StepServiceServer,
             system_service_server::SystemServiceServer, task_service_server::TaskServiceServer,
             template_service_server::TemplateServiceServer,
             worker_process_service_server::WorkerProcessServiceServer,
             worker_service_server::WorkerServiceServer,
         },
     },
+    schedule::Scheduler,
 };
 
 /// The longest reply. A lease carries at most 16 MiB of inputs, and one reply
@@ -56,6 +59,8 @@ macro_rules! limited {
 pub struct Parts {
     /// The use cases.
     pub engine: Arc<Engine>,
+    /// The use cases about jobs and rules.
+    pub scheduler: Arc<Scheduler>,
     /// The use cases about credentials.
     pub admin: Arc<Admin>,
     /// Whether the server is ready.
@@ -93,8 +98,18 @@ pub struct WorkerParts {
 
 /// The services, `grpc.health.v1` and reflection.
 pub fn routes(parts: Parts) -> Result<Rendered<Routes>, tonic_reflection::server::Error> {
-    let Parts { engine, admin, readiness, streams, body_bytes, config, declared, opens, started } =
-        parts;
+    let Parts {
+        engine,
+        scheduler,
+        admin,
+        readiness,
+        streams,
+        body_bytes,
+        config,
+        declared,
+        opens,
+        started,
+    } = parts;
     let health = tonic_health::server::HealthService::from_health_reporter(readiness.reporter());
     let mut routes = Routes::builder();
     routes
@@ -112,6 +127,7 @@ pub fn routes(parts: Parts) -> Result<Rendered<Routes>, tonic_reflection::server
         ))
         .add_service(limited!(body_bytes, AccessServiceServer, AccessService::new(opens, declared)))
         .add_service(limited!(body_bytes, AuthAdminServiceServer, AuthAdminService::new(admin)))
+        .add_service(limited!(body_bytes, ScheduleServiceServer, ScheduleService::new(scheduler)))
         .add_service(limited!(body_bytes, SystemServiceServer, SystemService::new(engine, config)))
         .add_service(limited!(
             body_bytes,

@@ -13,7 +13,7 @@ use crate::{
     access::{Kind, Reason, Refusal},
     admin,
     domain::{RequestId, template::Finding},
-    engine,
+    engine, schedule,
 };
 
 /// The domain of every reason.
@@ -35,6 +35,8 @@ pub enum Error {
     Refused(Refusal),
     /// The use case did not happen.
     Failed(engine::Error),
+    /// Nor did one about jobs and rules.
+    Unscheduled(schedule::Error),
     /// Nor did one about tokens: their file cannot be changed.
     TokenFile(String),
 }
@@ -48,6 +50,12 @@ impl From<Refusal> for Error {
 impl From<engine::Error> for Error {
     fn from(error: engine::Error) -> Self {
         Self::Failed(error)
+    }
+}
+
+impl From<schedule::Error> for Error {
+    fn from(error: schedule::Error) -> Self {
+        Self::Unscheduled(error)
     }
 }
 
@@ -80,6 +88,7 @@ impl Error {
         match self {
             Self::Refused(refusal) => Public::refused(refusal, request),
             Self::Failed(error) => Public::failed(error, request),
+            Self::Unscheduled(error) => Public::unscheduled(error, request),
             Self::TokenFile(error) => Public::not_in_file(&error, request),
         }
     }
@@ -203,6 +212,29 @@ impl Public {
             Error::TaskFinal(_) => Self::precondition(Reason::TaskFinal, message, "task"),
             Error::StepState(_) => Self::precondition(Reason::StepState, message, "step"),
             Error::ShuttingDown => Self::again(Reason::ShuttingDown, message),
+            Error::Storage(error) => Self::unstored(&error, request),
+        }
+    }
+
+    fn unscheduled(error: schedule::Error, request: Option<RequestId>) -> Self {
+        use schedule::Error;
+        let message = error.to_string();
+        match error {
+            Error::OutsideScope(name) => {
+                Self::refused(Refusal::namespace_not_found(&name), request)
+            }
+            Error::JobNotFound(id) => Self::absent("job", &id),
+            Error::RuleNotFound(id) => Self::absent("rule", &id),
+            Error::FieldInvalid { field, message: what } => {
+                Self::invalid(Reason::FieldInvalid, message, field, what)
+            }
+            Error::RunnerDisabled(_) => {
+                Self::precondition(Reason::RunnerDisabled, message, "runner")
+            }
+            Error::PermissionMissing(permission) => {
+                Self::refused(Refusal::permission_missing(permission), request)
+            }
+            Error::PageToken => Self::failed(engine::Error::PageToken, request),
             Error::Storage(error) => Self::unstored(&error, request),
         }
     }

@@ -106,17 +106,28 @@ pub async fn remove(
     jobs.pop().flatten().ok_or_else(|| Error::JobNotFound(id.to_string()))
 }
 
-/// Plans a job that is held again, due at once.
+/// Plans a job that is held again, due at once; one that was resumed already
+/// stays as it is.
 pub async fn resume(
     scheduler: &Scheduler,
     permit: &Permit<SchedulesWrite, Identifier>,
 ) -> Result<Job, Error> {
     let id = permit.identifier();
     let mut jobs = change_all(scheduler, permit, vec![JobChange::Resume(id.clone())]).await?;
-    jobs.pop().flatten().ok_or_else(|| Error::FieldInvalid {
-        field: "id",
-        message: format!("no job `{id}` is held"),
-    })
+    if let Some(job) = jobs.pop().flatten() {
+        return Ok(job);
+    }
+    let job = scheduler.store.job(id).await?;
+    let job = job.ok_or_else(|| Error::JobNotFound(id.to_string()))?;
+    match job.status {
+        JobStatus::Planned | JobStatus::Triggered => Ok(job),
+        // Of these, held only where it came to be so since.
+        status @ (JobStatus::Executed | JobStatus::Failed | JobStatus::Held) => {
+            let status = status.as_str();
+            let message = format!("the job is {status}, not held; set it anew to run it again");
+            Err(Error::FieldInvalid { field: "id", message })
+        }
+    }
 }
 
 /// A job's history, the latest run first.

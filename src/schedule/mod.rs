@@ -8,6 +8,7 @@ mod figures;
 mod firing;
 pub mod jobs;
 mod lanes;
+mod preview;
 mod recurrence;
 pub mod rules;
 mod runners;
@@ -24,7 +25,9 @@ use thiserror::Error as ThisError;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::{figures::Figures, recurrence::Recurrence, runners::Tools, when::When};
+pub use self::{
+    figures::Figures, preview::preview, recurrence::Recurrence, runners::Tools, when::When,
+};
 use self::{firing::Work, table::RuleTable, timer::Alarm};
 use crate::{
     authz::{Claim, Standing, System},

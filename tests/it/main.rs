@@ -52,6 +52,8 @@ mod roles;
 #[cfg(test)]
 mod scan;
 #[cfg(test)]
+mod schedule_api;
+#[cfg(test)]
 mod telemetry;
 #[cfg(test)]
 mod tls;

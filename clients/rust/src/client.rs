@@ -13,9 +13,9 @@ use crate::{
     pb::v1::{
         access_service_client::AccessServiceClient,
         auth_admin_service_client::AuthAdminServiceClient,
-        health_service_client::HealthServiceClient, step_service_client::StepServiceClient,
-        system_service_client::SystemServiceClient, task_service_client::TaskServiceClient,
-        template_service_client::TemplateServiceClient,
+        health_service_client::HealthServiceClient, schedule_service_client::ScheduleServiceClient,
+        step_service_client::StepServiceClient, system_service_client::SystemServiceClient,
+        task_service_client::TaskServiceClient, template_service_client::TemplateServiceClient,
         worker_process_service_client::WorkerProcessServiceClient,
         worker_service_client::WorkerServiceClient,
     },
@@ -254,6 +254,11 @@ impl Client {
     /// Templates: register, list, read, validate.
     pub fn templates(&self) -> TemplateServiceClient<Transport> {
         TemplateServiceClient::new(self.transport()).max_decoding_message_size(DECODE_BYTES_MAX)
+    }
+
+    /// The scheduler: jobs and rules.
+    pub fn schedules(&self) -> ScheduleServiceClient<Transport> {
+        ScheduleServiceClient::new(self.transport()).max_decoding_message_size(DECODE_BYTES_MAX)
     }
 
     /// The calls of workers; [`Worker`](crate::Worker) makes them for you.

@@ -7,6 +7,7 @@
 mod access;
 mod credentials;
 mod ids;
+mod schedules;
 mod states;
 mod steps;
 mod tasks;
@@ -15,6 +16,7 @@ mod work;
 
 pub(super) use credentials::minted;
 pub(super) use ids::{area_filter, lease_id, namespace_filter, step_ids, task_id};
+pub(super) use schedules::{new_rule, plan};
 pub(super) use steps::{audit, step};
 pub(super) use tasks::{task_filter, watched};
 pub(super) use templates::{template, template_with_definition};

@@ -47,6 +47,7 @@ use crate::{
             worker_service_client::WorkerServiceClient,
         },
     },
+    schedule::{self, Scheduler},
     storage::{
         Desk, Store,
         sqlite::{self, Sqlite},
@@ -124,6 +125,35 @@ fn admin(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Admin> {
     })
 }
 
+#[derive(Debug)]
+struct NoStanding;
+
+impl crate::authz::Standing for NoStanding {
+    fn standing(
+        &self,
+        _: &crate::domain::principal::GrantRef,
+        _: Timestamp,
+    ) -> Option<Arc<Principal>> {
+        None
+    }
+}
+
+async fn scheduler(
+    store: Arc<dyn Store>,
+    engine: &Arc<Engine>,
+    clock: Arc<dyn Clock>,
+) -> Arc<Scheduler> {
+    let settings = schedule::Settings {
+        runners: Vec::new(),
+        max_concurrent_runs: 1,
+        jwt_grant_hours: 0,
+        rule_id_prefixes: vec!["rule.".to_owned()],
+    };
+    let tools = schedule::Tools::default();
+    let (engine, standing) = (Arc::clone(engine), Arc::new(NoStanding));
+    Scheduler::open(store, engine, standing, clock, settings, tools).await.unwrap()
+}
+
 impl House {
     async fn new() -> Self {
         Self::with_config(None).await
@@ -138,7 +168,9 @@ impl House {
         let desk: Arc<dyn Desk> = Arc::<Floor>::clone(&floor);
         let store = Sqlite::open(settings, desk, Arc::clone(&clock)).await.unwrap();
         let admin = admin(Arc::<Sqlite>::clone(&store), Arc::clone(&clock));
-        let engine = Engine::new(store, floor, clock, LeaseTerms::default());
+        let scheduling: Arc<dyn Store> = Arc::<Sqlite>::clone(&store);
+        let engine = Engine::new(store, floor, Arc::clone(&clock), LeaseTerms::default());
+        let scheduler = scheduler(scheduling, &engine, clock).await;
         let (streams, shutdown) = (TaskTracker::new(), CancellationToken::new());
         TaskTracker::new().spawn(loops::run(
             Arc::clone(&engine),
@@ -156,6 +188,7 @@ impl House {
         readiness.set(Phase::Serving);
         let services = routes(Parts {
             engine,
+            scheduler,
             admin,
             readiness: readiness.clone(),
             streams: streams.clone(),

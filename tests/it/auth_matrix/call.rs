@@ -227,7 +227,9 @@ pub async fn rest_seen(call: reqwest::RequestBuilder, list: Option<&str>) -> See
     let kind = match status {
         200 | 201 => {
             let body: Json = serde_json::from_slice(&first).unwrap_or_default();
-            let items = list.and_then(|list| body.get(list)).and_then(Json::as_array);
+            // Wrapped, or the bare list.
+            let items = list.and_then(|list| body.get(list).or(Some(&body)));
+            let items = items.and_then(Json::as_array);
             if items.is_some_and(Vec::is_empty) { Answer::Empty } else { Answer::Ok }
         }
         204 => Answer::Ok,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use super::{
-    call::{self, Seen, Surface},
+    call::{self, Answer, Seen, Surface},
     callers::{Caller, Kind},
     written,
 };
@@ -17,6 +17,10 @@ use crate::harness::{self, Server, Setup};
 
 const NAMESPACE: &str = "shop";
 const TEMPLATE: &str = "name: matrix\nnamespace_name: shop\nversion: 1.0.0\nsteps:\n  - name: only\n    handler: {callable: work}\n";
+/// A job, a rule, and a time at which nothing happens in these tests.
+const JOB: &str = "shop.matrix";
+const RULE: &str = "rule.shop.matrix";
+const LATER: &str = "2199-01-01";
 
 /// An RPC by one surface.
 #[derive(Clone, Debug)]
@@ -85,6 +89,8 @@ impl World {
         world.lease = lease(&world.root).await;
         world.token = world.used_token().await;
         world.key = world.fresh_key().await;
+        world.set_job(JOB).await;
+        world.set_rule(RULE).await;
         world
     }
 
@@ -156,6 +162,8 @@ impl World {
             "/v1/workers?page_size=500",
             "/v1/auth/tokens?page_size=500",
             "/v1/api-keys?page_size=500",
+            "/v1/jobs?page_size=500",
+            "/v1/rules?page_size=500",
         ] {
             let answer = self.server.rest(reqwest::Method::GET, path).send().await.unwrap();
             assert_eq!(answer.status(), 200);
@@ -177,6 +185,13 @@ impl World {
     /// Makes the call; where it succeeds and uses something up, on something
     /// fresh of the caller's own.
     pub async fn call(&self, target: &Target, caller: &Caller, succeeds: bool) -> Seen {
+        let seen = self.answer(target, caller, succeeds).await;
+        // No job here has run: the history of one that may be seen is empty.
+        let history = target.rpc.ends_with("/ListJobRuns") && seen.kind == Answer::Empty;
+        if history { Seen { kind: Answer::Ok, ..seen } } else { seen }
+    }
+
+    async fn answer(&self, target: &Target, caller: &Caller, succeeds: bool) -> Seen {
         let request = self.request(&target.rpc, caller, succeeds).await;
         if target.surface == Surface::Grpc {
             return call::seen(&call::grpc(&self.channel, &target.rpc, &request, caller).await);
@@ -215,6 +230,9 @@ impl World {
             _ => self.lease.clone(),
         };
         if let Some(request) = self.credential(method, succeeds).await {
+            return request;
+        }
+        if let Some(request) = self.scheduled(method, succeeds).await {
             return request;
         }
         match method {
@@ -273,6 +291,51 @@ impl World {
         })
     }
 
+    /// The requests about jobs and rules; none for other methods.
+    async fn scheduled(&self, method: &str, succeeds: bool) -> Option<Value> {
+        let number = self.fresh.fetch_add(1, Ordering::Relaxed);
+        let fresh = format!("shop.fresh{number}");
+        Some(match method {
+            "SetJob" => json!({"id": fresh, "execution": LATER}),
+            "SetRule" => json!({"id": fresh, "pattern": format!("{fresh}."), "runner": {
+                "type": "RUNNER_TYPE_HTTP", "method": "GET", "url": "https://example.com/",
+            }}),
+            "RemoveJob" if succeeds => {
+                self.set_job(&fresh).await;
+                json!({"id": fresh})
+            }
+            "RemoveRule" if succeeds => {
+                self.set_rule(&fresh).await;
+                json!({"id": fresh})
+            }
+            "GetJob" | "RemoveJob" | "ResumeJob" | "ListJobRuns" => json!({"id": JOB}),
+            "GetRule" | "RemoveRule" => json!({"id": RULE}),
+            "PreviewRecurrence" => json!({"recurrence": "every 15m"}),
+            _ => return None,
+        })
+    }
+
+    async fn set_job(&self, id: &str) {
+        let request =
+            pb::SetJobRequest { id: id.into(), execution: LATER.into(), ..Default::default() };
+        self.root.schedules().set_job(request).await.unwrap();
+    }
+
+    async fn set_rule(&self, id: &str) {
+        let request = pb::SetRuleRequest {
+            id: id.into(),
+            pattern: format!("{id}."),
+            runner: Some(pb::Runner {
+                r#type: pb::RunnerType::Http.into(),
+                method: Some("GET".into()),
+                url: Some("https://example.com/".into()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        self.root.schedules().set_rule(request).await.unwrap();
+    }
+
     async fn client(&self, caller: &Caller) -> Client {
         let (name, value) = caller.header.clone().unwrap();
         let auth = match value.strip_prefix("Bearer ") {
@@ -314,6 +377,8 @@ impl World {
             "HeartbeatStep" | "CompleteStep" => Some(json!({"lease_id": lease})),
             "FailStep" => Some(json!({"lease_id": lease, "error": "matrix"})),
             "GetApiKey" | "RevokeApiKey" | "DeleteApiKey" => Some(json!({"id": self.key})),
+            "GetJob" | "RemoveJob" | "ResumeJob" | "ListJobRuns" => Some(json!({"id": JOB})),
+            "GetRule" | "RemoveRule" => Some(json!({"id": RULE})),
             _ => None,
         }
     }

@@ -12,6 +12,7 @@ mod error;
 mod output;
 mod quickstart;
 mod scan;
+mod schedule;
 mod serve;
 mod step;
 mod system;
@@ -21,6 +22,7 @@ mod view;
 mod work;
 mod worker;
 mod worker_process;
+pub mod ztick;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -55,6 +57,7 @@ Examples:
   bailiwick task create shop/order_fulfillment --context '{\"order_id\": \"o-1\"}' --wait
   bailiwick task list --namespace shop --format json
   bailiwick worker run --namespace shop --handler reserve_stock='./reserve.sh'
+  bailiwick schedule set backup.daily --cron '0 3 * * *'
 
 Exit codes: 0 done, 1 refused or not found, 2 wrong usage, 3 server unreachable.";
 
@@ -76,6 +79,9 @@ enum Command {
     /// Workers: run one, list them
     #[command(subcommand)]
     Worker(worker::Command),
+    /// Jobs at a time and what is done with them
+    #[command(subcommand)]
+    Schedule(schedule::Command),
     /// Lease steps and report on them, call by call
     #[command(subcommand)]
     Work(work::Command),
@@ -140,6 +146,7 @@ async fn run(cli: Cli) -> Result {
             Box::pin(worker::run(command, config.as_deref(), &connection, format)).await
         }
         Command::Work(command) => work::run(command, &connection, format).await,
+        Command::Schedule(command) => schedule::run(command, &connection, format).await,
         Command::Auth(command) => auth::run(command, config.as_deref(), &connection, format).await,
         Command::Config => system::config(&connection).await,
         Command::Handlers(args) => system::handlers(args, &connection, format).await,

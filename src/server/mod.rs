@@ -168,6 +168,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     let services = grpc::routes(Parts {
         engine: Arc::clone(&core.engine),
         admin: Arc::clone(&core.admin),
+        scheduler: Arc::clone(&core.scheduler),
         readiness: readiness.clone(),
         streams: streams.clone(),
         body_bytes: settings.limits.body_bytes,

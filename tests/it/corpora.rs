@@ -12,6 +12,8 @@ mod jwt;
 mod template;
 #[path = "../../fuzz/src/targets/token_file.rs"]
 mod token_file;
+#[path = "../../fuzz/src/targets/ztick_logfile.rs"]
+mod ztick_logfile;
 
 fn replay(target: &str, run: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
@@ -52,4 +54,9 @@ fn dk_49_se_14_the_corpus_of_api_key() {
 #[test]
 fn dk_03_se_34_se_35_the_corpus_of_token_file() {
     replay("token_file", token_file::run);
+}
+
+#[test]
+fn the_corpus_of_ztick_logfile() {
+    replay("ztick_logfile", ztick_logfile::run);
 }

@@ -56,6 +56,13 @@ impl Tools {
         Self { egress }
     }
 
+    /// For tests of what is around them: they reach public addresses alone.
+    #[cfg(test)]
+    pub(crate) fn in_test() -> Self {
+        let egress = Egress::new(&crate::config::Egress::default());
+        Self::new(Arc::new(egress.unwrap_or_else(|error| unreachable!("{error}"))))
+    }
+
     /// Whether a runner can be used as it is written; looked at when a rule is
     /// set.
     pub(super) fn check(&self, runner: &Runner) -> Result<(), Error> {

@@ -15,7 +15,6 @@ use tempfile::TempDir;
 
 use crate::{
     authz::{self, Claim, Standing},
-    config,
     domain::{
         Clock, Namespace, PermissionSet, RequestId, Scope, Timestamp,
         permission::{Right, right::SchedulesWrite},
@@ -23,7 +22,6 @@ use crate::{
         schedule::{HttpMethod, Identifier, Job, JobStatus, Nanos, Run, RunOutcome, Runner},
         task::{RetryPolicy, Task},
     },
-    egress::Egress,
     engine::{self, Engine, Floor, TaskFilter},
     schedule::{
         Error, PageRequest, Scheduler, Settings, Tools, When, firing,
@@ -303,7 +301,7 @@ async fn open(
         owners,
         clock,
         settings.clone(),
-        Tools::new(Arc::new(Egress::new(&config::Egress::default()).unwrap())),
+        Tools::in_test(),
     )
     .await
     .unwrap()

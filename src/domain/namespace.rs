@@ -246,8 +246,9 @@ impl Scope {
                     root
                 }
                 Prefix::Below(root) => root,
+                Prefix::Text(text) if text.is_empty() => return None,
                 Prefix::Text(text) => {
-                    ranges.extend(range_of(text));
+                    ranges.push(range_of(text));
                     continue;
                 }
             };
@@ -322,10 +323,10 @@ impl From<&Area> for Scope {
     }
 }
 
-/// The texts that begin with one, as a half-open range; none is everything,
-/// for the empty text. UTF-8 sorts as the characters do.
+/// The texts that begin with one, as a half-open range. UTF-8 sorts as the
+/// characters do.
 #[must_use]
-pub fn range_of(start: &str) -> Option<NameRange> {
+pub fn range_of(start: &str) -> NameRange {
     let mut end = start.to_owned();
     while let Some(last) = end.pop() {
         // Behind a character the surrogates are skipped; behind the last one
@@ -334,10 +335,11 @@ pub fn range_of(start: &str) -> Option<NameRange> {
             (u32::from(last).saturating_add(1)..=u32::from(char::MAX)).find_map(char::from_u32);
         if let Some(next) = next {
             end.push(next);
-            return Some((start.to_owned(), end));
+            return (start.to_owned(), end);
         }
     }
-    None
+    // Behind every identifier, which has 512 bytes at most.
+    (start.to_owned(), "\u{10ffff}".repeat(129))
 }
 
 fn covers(wide: &Prefix, narrow: &Prefix) -> bool {
@@ -433,15 +435,19 @@ mod tests {
     #[test]
     fn a_range_holds_what_begins_with_a_text() {
         for start in ["a", "a.", "a\u{d7ff}", "é", "a\u{10ffff}"] {
-            let (from, to) = range_of(start).unwrap_or_default();
+            let (from, to) = range_of(start);
             for rest in ["", "!", "z", "\u{10ffff}\u{10ffff}"] {
                 let name = format!("{start}{rest}");
                 assert!(from <= name && name < to, "{start:?} {rest:?}");
             }
             assert!(!(from.as_str() <= "b" && "b" < to.as_str()), "{start:?}");
         }
-        assert_eq!(range_of(""), None);
-        assert_eq!(range_of("\u{10ffff}"), None);
+        for (start, longest) in [("", 128), ("\u{10ffff}", 128)] {
+            let (from, to) = range_of(start);
+            let name = "\u{10ffff}".repeat(longest);
+            assert!(from <= name && name < to, "{start:?}");
+        }
+        assert_eq!(Scope::beginning_with("").ranges(), None);
     }
 
     #[test]

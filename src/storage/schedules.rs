@@ -26,16 +26,18 @@ pub enum JobChange {
         /// When it recurs, as it was written.
         recurrence: Option<Arc<str>>,
         /// Where it stands; anything but `Planned` comes from an import.
+        /// `Triggered` is kept as `Planned`: its run is not here.
         status: JobStatus,
     },
     /// Removes a job with its history.
     Remove(Identifier),
-    /// Plans a job that is held again, due now.
+    /// Plans a job that is held again, due now; its attempts begin anew.
     Resume(Identifier),
 }
 
 /// How a run that was begun ended, and what becomes of its job. A job that was
-/// set anew meanwhile keeps what was set; its history has the run.
+/// set anew meanwhile keeps what was set; its history has the run. For one
+/// that was removed meanwhile nothing is kept, be it set again or not.
 #[derive(Clone, Debug)]
 pub struct RunEnd {
     /// The job.
@@ -104,8 +106,11 @@ pub trait ScheduleStore: Send + Sync {
     async fn jobs(&self, scope: &Scope, prefix: &str, page: &Page) -> Result<Listed<Job>>;
 
     /// Planned jobs that are due, the ones due first first, without those
-    /// whose names' first segments are among `skip`; and when the next one of
-    /// all is due behind the last of these (none without one).
+    /// whose names' first segments are among `skip`. And when to look again:
+    /// at or before `now` where the limit left one out, which then is due;
+    /// otherwise when the first job of all is due that is not yet (none
+    /// without one). Those that were skipped do not count as long as they are
+    /// skipped: nothing is to be waited for but the end of their runs.
     async fn jobs_due(
         &self,
         now: Nanos,
@@ -127,7 +132,7 @@ pub trait ScheduleStore: Send + Sync {
 
     /// At start: runs that were under way when the server went away get
     /// `Interrupted` in their history and their jobs are planned again, due as
-    /// they were; the attempt is not used up. Answers how many.
+    /// they were; the attempt is not used up. Answers how many runs.
     async fn interrupted_runs(&self, now: Timestamp) -> Result<usize>;
 
     /// A job's history, the latest first; none without such a job.

@@ -8,6 +8,7 @@ pub(crate) mod house;
 pub(crate) mod leases;
 pub(crate) mod queues;
 pub(crate) mod recovery;
+pub(crate) mod schedules;
 pub(crate) mod tasks;
 pub(crate) mod templates;
 pub(crate) mod workers;
@@ -98,6 +99,25 @@ macro_rules! suite {
             credentials::last_uses_of_permissions_only_move_on
             credentials::what_is_revoked_stays_so
             credentials::recalls_only_move_on
+            schedules::a_job_is_set_and_set_anew
+            schedules::a_removed_job_leaves_nothing
+            schedules::only_held_jobs_are_resumed
+            schedules::changes_are_made_in_their_order
+            schedules::lists_are_exact_within_a_scope_and_a_prefix
+            schedules::odd_names_are_names
+            schedules::what_is_due_comes_in_order
+            schedules::the_next_time_is_never_missed
+            schedules::a_flood_that_is_skipped_hides_nothing
+            schedules::a_run_begins_once_and_only_as_planned
+            schedules::a_run_that_ended_says_what_becomes_of_its_job
+            schedules::an_end_without_a_run_makes_an_entry
+            schedules::a_job_set_anew_while_it_runs_keeps_what_was_set
+            schedules::a_job_removed_and_set_while_it_runs_is_another
+            schedules::interrupted_runs_are_planned_again
+            schedules::a_history_is_bounded_and_paged
+            schedules::rules_change_only_as_they_were_seen
+            schedules::every_runner_and_owner_reads_back
+            schedules::counts_are_of_a_scope
         }
     };
     (@cases $engine:ty => $($module:ident :: $case:ident)*) => {

@@ -29,7 +29,10 @@ mod tests;
 use std::{
     fmt,
     path::PathBuf,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -39,7 +42,7 @@ use self::{
     writer::Operation, writer::Writer,
 };
 use super::{Desk, LeaseTerms, Result, Store};
-use crate::domain::{Clock, Namespace, Scope, TaskId};
+use crate::domain::{Clock, Namespace, Scope, TaskId, Timestamp};
 
 pub use self::open::OpenError;
 
@@ -77,6 +80,8 @@ struct Shared {
     epoch: u32,
     /// Counts the leases of this epoch.
     leases: AtomicU64,
+    /// The newest version of a job that this server gave.
+    job_versions: AtomicI64,
 }
 
 impl fmt::Debug for Shared {
@@ -91,6 +96,15 @@ impl Shared {
     fn locate(&self, scope: &Scope, id: TaskId) -> Option<Namespace> {
         let namespace = self.namespaces.name(id.namespace_no())?;
         scope.contains(&namespace).then_some(namespace)
+    }
+
+    /// A version that no job had since the start: one that is removed and set
+    /// again is not taken for the one whose run is under way.
+    fn job_version(&self, now: Timestamp) -> i64 {
+        let newer = |last: i64| Some(now.micros().max(last.saturating_add(1)));
+        let order = Ordering::Relaxed;
+        let last = self.job_versions.fetch_update(order, order, newer).unwrap_or_else(|last| last);
+        newer(last).unwrap_or(last)
     }
 }
 
@@ -134,6 +148,7 @@ impl Sqlite {
             shelf: Shelf::new(),
             epoch,
             leases: AtomicU64::new(0),
+            job_versions: AtomicI64::new(0),
         });
         let writer = Writer::start(Arc::clone(&shared), conn, checkpointer, lock)
             .map_err(OpenError::Thread)?;

@@ -9,6 +9,7 @@ use super::{error::damaged, row};
 use crate::{
     domain::{
         Grant, Namespace, PermissionSet, Scope, Timestamp,
+        namespace::Prefix,
         principal::{GrantRef, Method},
         schedule::{HttpMethod, Identifier, RedisCommand, Rule, Runner},
         task::RetryPolicy,
@@ -44,12 +45,21 @@ struct RetryRow {
     max_ms: u32,
 }
 
+/// A prefix as it is parsed, with `*` for everything; or the start of texts,
+/// which is never parsed.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum PrefixRow {
+    Name(String),
+    Text { text: String },
+}
+
 #[derive(Serialize, Deserialize)]
 struct OwnerRow {
     identity: String,
     method: String,
     credential_id: String,
-    grants: Vec<(Vec<String>, Vec<String>)>,
+    grants: Vec<(Vec<String>, Vec<PrefixRow>)>,
     set_at: i64,
     until: Option<i64>,
 }
@@ -62,7 +72,7 @@ pub(super) fn write(rule: &Rule) -> Result<Written> {
     let backoff = row::backoff_code(backoff);
     let retry = RetryRow { retryable, max_attempts, backoff, base_ms, max_ms };
     let GrantRef { identity, method, credential_id, grants, set_at, until } = &rule.owner;
-    let grants = grants.iter().map(|grant| (grant.permissions.names(), grant.scope.to_strings()));
+    let grants = grants.iter().map(|grant| (grant.permissions.names(), scope_row(&grant.scope)));
     let owner = OwnerRow {
         identity: row::identity_text(identity),
         method: method.as_str().to_owned(),
@@ -107,12 +117,13 @@ fn as_owner(row: OwnerRow) -> Result<GrantRef> {
     let OwnerRow { identity, method, credential_id, grants, set_at, until } = row;
     let method = METHODS.into_iter().find(|known| known.as_str() == method);
     let grants = grants.into_iter().map(|(names, scope)| {
+        // One that is no permission of ours (any more) grants nothing here.
+        let foreign: BTreeSet<Arc<str>> = names.iter().map(|name| Arc::from(&**name)).collect();
         let mut permissions = PermissionSet::empty();
         for name in &names {
-            // One that is no permission any more grants nothing.
-            permissions.add(name, &BTreeSet::new());
+            permissions.add(name, &foreign);
         }
-        let scope = Scope::parse(&scope).map_err(|_| damaged("a grant's scope"))?;
+        let scope = as_scope(scope).ok_or_else(|| damaged("a grant's scope"))?;
         Ok(Grant { permissions, scope })
     });
     Ok(GrantRef {
@@ -123,6 +134,29 @@ fn as_owner(row: OwnerRow) -> Result<GrantRef> {
         set_at: Timestamp::from_micros(set_at),
         until: until.map(Timestamp::from_micros),
     })
+}
+
+fn scope_row(scope: &Scope) -> Vec<PrefixRow> {
+    let Scope::Under(prefixes) = scope else { return vec![PrefixRow::Name("*".to_owned())] };
+    let row = |prefix: &Prefix| match prefix {
+        Prefix::Tree(_) | Prefix::Below(_) => PrefixRow::Name(prefix.to_string()),
+        Prefix::Text(text) => PrefixRow::Text { text: text.to_string() },
+    };
+    prefixes.iter().map(row).collect()
+}
+
+fn as_scope(rows: Vec<PrefixRow>) -> Option<Scope> {
+    let mut under = Vec::new();
+    for row in rows {
+        match row {
+            PrefixRow::Text { text } => under.push(Prefix::Text(text.into())),
+            PrefixRow::Name(name) => match Scope::parse(&[name]).ok()? {
+                Scope::Everything => return Some(Scope::Everything),
+                Scope::Under(prefixes) => under.extend(prefixes),
+            },
+        }
+    }
+    Some(Scope::Under(under))
 }
 
 fn texts(all: &[Arc<str>]) -> Vec<String> {

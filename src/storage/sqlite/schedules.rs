@@ -1,5 +1,10 @@
 //! Jobs, rules and runs.
 
+mod counts;
+mod due;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -61,38 +66,61 @@ fn find(conn: &Connection, id: &Identifier) -> Result<Option<Job>> {
     rows.next()?.map(job).transpose()
 }
 
+/// Who set jobs, by a number: identities are long and few.
+fn setter(conn: &Connection, identity: &str) -> Result<i64> {
+    let found: Option<i64> = conn
+        .prepare_cached("SELECT no FROM job_setter WHERE identity = ?1")?
+        .query_row([identity], |found| found.get(0))
+        .optional()?;
+    if let Some(no) = found {
+        return Ok(no);
+    }
+    conn.prepare_cached("INSERT INTO job_setter (identity) VALUES (?1)")?.execute([identity])?;
+    Ok(conn.last_insert_rowid())
+}
+
 fn change(
     operation: &mut Operation<'_>,
     change: &JobChange,
-    by: &str,
+    by: i64,
     now: Timestamp,
 ) -> Result<Option<Job>> {
     let conn = operation.conn;
+    let version = operation.shared.job_version(now);
     match change {
         JobChange::Set { id, execution, recurrence, status } => {
             let mut upsert = conn.prepare_cached(&format!(
                 "INSERT INTO job (id, execution, due, status, recurrence, attempts, version, \
-                 set_by, set_at) VALUES (?1, ?2, ?2, ?3, ?4, 0, ?6, ?5, ?6) \
+                 set_by, set_at) VALUES (?1, ?2, ?2, ?3, ?4, 0, ?7, ?5, ?6) \
                  ON CONFLICT (id) DO UPDATE SET execution = ?2, due = ?2, status = ?3, \
-                 recurrence = ?4, reason = NULL, attempts = 0, version = version + 1, \
+                 recurrence = ?4, reason = NULL, attempts = 0, version = max(version + 1, ?7), \
                  set_by = ?5, set_at = ?6 RETURNING {JOB}"
             ))?;
+            let status = match status {
+                // It was under way elsewhere, and nothing of it is here.
+                JobStatus::Planned | JobStatus::Triggered => JobStatus::Planned,
+                JobStatus::Executed | JobStatus::Failed | JobStatus::Held => *status,
+            };
+            let at = now.micros();
             let values =
-                params![id.as_str(), execution.0, status.code(), recurrence, by, now.micros()];
+                params![id.as_str(), execution.0, status.code(), recurrence, by, at, version];
             one(&mut upsert, values)
         }
         JobChange::Remove(id) => {
             let sql = format!("DELETE FROM job WHERE id = ?1 RETURNING {JOB}");
             let removed = one(&mut conn.prepare_cached(&sql)?, params![id.as_str()])?;
-            conn.prepare_cached("DELETE FROM job_run WHERE job = ?1")?.execute([id.as_str()])?;
+            if removed.is_some() {
+                conn.prepare_cached("DELETE FROM job_run WHERE job = ?1")?
+                    .execute([id.as_str()])?;
+            }
             Ok(removed)
         }
         JobChange::Resume(id) => {
             let mut update = conn.prepare_cached(&format!(
-                "UPDATE job SET status = 0, reason = NULL, due = ?2, version = version + 1 \
-                 WHERE id = ?1 AND status = 4 RETURNING {JOB}"
+                "UPDATE job SET status = 0, reason = NULL, due = ?2, attempts = 0, \
+                 version = max(version + 1, ?3) WHERE id = ?1 AND status = 4 RETURNING {JOB}"
             ))?;
-            one(&mut update, params![id.as_str(), Nanos::from(now).0])
+            one(&mut update, params![id.as_str(), Nanos::from(now).0, version])
         }
     }
 }
@@ -124,7 +152,8 @@ fn begin(
     let Some((execution, attempt)) = found else { return Ok(None) };
     let number = next_number(conn, id)?;
     conn.prepare_cached(&format!(
-        "INSERT INTO job_run (job, {RUN}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7, NULL, NULL)"
+        "INSERT INTO job_run (job, {RUN}, version) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7, NULL, NULL, ?8)"
     ))?
     .execute(params![
         id.as_str(),
@@ -134,6 +163,7 @@ fn begin(
         &**rule,
         started_at.micros(),
         RunOutcome::Running.as_str(),
+        version,
     ])?;
     Ok(Some(number))
 }
@@ -153,45 +183,30 @@ fn next_number(conn: &Connection, id: &Identifier) -> Result<i64> {
 
 fn end(operation: &mut Operation<'_>, end: &RunEnd, now: Timestamp) -> Result<()> {
     let conn = operation.conn;
-    let (status, due, execution, reason) = match &end.next {
-        NextState::Rests(status, reason) => (*status, None, None, reason.clone()),
-        NextState::Retry(due) => (JobStatus::Planned, Some(due.0), None, None),
-        NextState::Recurs(due) => (JobStatus::Planned, Some(due.0), Some(due.0), None),
-    };
-    // One that was set anew meanwhile, or that is gone, stays as it is.
-    let changed = conn
-        .prepare_cached(
-            "UPDATE job SET status = ?3, due = coalesce(?4, due), \
-             execution = coalesce(?5, execution), reason = ?6, \
-             attempts = CASE WHEN ?5 IS NULL THEN max(attempts, ?7) ELSE 0 END \
-             WHERE id = ?1 AND version = ?2",
-        )?
-        .execute(params![
-            end.id.as_str(),
-            end.version,
-            status.code(),
-            due,
-            execution,
-            reason,
-            end.attempt
-        ])?;
     if let Some(number) = end.run {
-        conn.prepare_cached(
-            "UPDATE job_run SET ended_at = ?3, outcome = ?4, error = ?5, output = ?6 \
-             WHERE job = ?1 AND number = ?2",
-        )?
-        .execute(params![
-            end.id.as_str(),
-            number,
-            now.micros(),
-            end.outcome.as_str(),
-            end.error,
-            end.output
-        ])?;
-    } else if changed == 1 {
+        // One that ended already, or is of a job that is gone, ends nothing.
+        let ended = conn
+            .prepare_cached(
+                "UPDATE job_run SET ended_at = ?3, outcome = ?4, error = ?5, output = ?6 \
+                 WHERE job = ?1 AND number = ?2 AND version = ?7 AND ended_at IS NULL",
+            )?
+            .execute(params![
+                end.id.as_str(),
+                number,
+                now.micros(),
+                end.outcome.as_str(),
+                end.error,
+                end.output,
+                end.version
+            ])?;
+        if ended == 1 {
+            goes_on(conn, end, JobStatus::Triggered)?;
+        }
+    } else if goes_on(conn, end, JobStatus::Planned)? {
         let number = next_number(conn, &end.id)?;
         conn.prepare_cached(&format!(
-            "INSERT INTO job_run (job, {RUN}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+            "INSERT INTO job_run (job, {RUN}, version) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
         ))?
         .execute(params![
             end.id.as_str(),
@@ -203,28 +218,58 @@ fn end(operation: &mut Operation<'_>, end: &RunEnd, now: Timestamp) -> Result<()
             now.micros(),
             end.outcome.as_str(),
             end.error,
-            end.output
+            end.output,
+            end.version
         ])?;
     }
     Ok(())
 }
 
+/// What becomes of the job; one that was set anew meanwhile, or that is gone,
+/// stays as it is. Answers whether it was still the same.
+fn goes_on(conn: &Connection, end: &RunEnd, from: JobStatus) -> Result<bool> {
+    let (status, due, execution, reason) = match &end.next {
+        NextState::Rests(status, reason) => (*status, None, None, reason.clone()),
+        NextState::Retry(due) => (JobStatus::Planned, Some(due.0), None, None),
+        NextState::Recurs(due) => (JobStatus::Planned, Some(due.0), Some(due.0), None),
+    };
+    let changed = conn
+        .prepare_cached(
+            "UPDATE job SET status = ?3, due = coalesce(?4, due), \
+             execution = coalesce(?5, execution), reason = ?6, \
+             attempts = CASE WHEN ?5 IS NULL THEN max(attempts, ?7) ELSE 0 END \
+             WHERE id = ?1 AND version = ?2 AND status = ?8",
+        )?
+        .execute(params![
+            end.id.as_str(),
+            end.version,
+            status.code(),
+            due,
+            execution,
+            reason,
+            end.attempt,
+            from.code()
+        ])?;
+    Ok(changed == 1)
+}
+
+/// It was no failure of its own: the attempt is given back. A job that was set
+/// anew meanwhile is not triggered.
+const INTERRUPTED_JOBS: &str = "UPDATE job SET status = 0, attempts = max(attempts - 1, 0) \
+     WHERE status = 1 AND id IN (SELECT job FROM job_run WHERE ended_at IS NULL)";
+const INTERRUPTED_RUNS: &str =
+    "UPDATE job_run SET ended_at = ?1, outcome = ?2 WHERE ended_at IS NULL";
+
 fn interrupted(operation: &mut Operation<'_>, now: Timestamp) -> Result<usize> {
     let conn = operation.conn;
-    conn.execute(
-        "UPDATE job_run SET ended_at = ?1, outcome = ?2 WHERE outcome = ?3",
-        params![now.micros(), RunOutcome::Interrupted.as_str(), RunOutcome::Running.as_str()],
-    )?;
-    // It was no failure of its own: the attempt is given back.
-    Ok(conn.execute(
-        "UPDATE job SET status = 0, attempts = max(attempts - 1, 0) WHERE status = 1",
-        [],
-    )?)
+    conn.execute(INTERRUPTED_JOBS, [])?;
+    let outcome = RunOutcome::Interrupted.as_str();
+    Ok(conn.execute(INTERRUPTED_RUNS, params![now.micros(), outcome])?)
 }
 
 /// The ranges of names in a scope that begin with a text.
 fn ranges(scope: &Scope, prefix: &str) -> Vec<NameRange> {
-    let asked = range_of(prefix).unwrap_or_else(|| (prefix.to_owned(), "\u{10ffff}".repeat(129)));
+    let asked = range_of(prefix);
     let Some(held) = scope.ranges() else { return vec![asked] };
     let mut both: Vec<NameRange> = held
         .into_iter()
@@ -247,20 +292,22 @@ fn ranges(scope: &Scope, prefix: &str) -> Vec<NameRange> {
     merged
 }
 
+const JOBS: &str = "WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3";
+
 fn jobs(conn: &Connection, scope: &Scope, prefix: &str, page: &Page) -> Result<Listed<Job>> {
     let mut items = Vec::new();
-    let mut select = conn.prepare_cached(&format!(
-        "SELECT {JOB} FROM job WHERE id >= ?1 AND id < ?2 AND id > ?3 ORDER BY id LIMIT ?4"
-    ))?;
+    let mut select = conn.prepare_cached(&format!("SELECT {JOB} FROM job {JOBS}"))?;
     let wanted = page.size.saturating_add(1);
+    // Nothing sorts between a name and itself with a NUL.
+    let after = page.after.as_ref().map(|after| format!("{after}\0"));
     for (from, to) in ranges(scope, prefix) {
         let left = wanted.saturating_sub(items.len());
         if left == 0 {
             break;
         }
-        let after = page.after.as_deref().unwrap_or("");
+        let from = after.as_ref().filter(|after| **after > from).unwrap_or(&from);
         let limit = i64::try_from(left).unwrap_or(i64::MAX);
-        let mut rows = select.query(params![from, to, after, limit])?;
+        let mut rows = select.query(params![from, to, limit])?;
         while let Some(found) = rows.next()? {
             items.push(job(found)?);
         }
@@ -269,34 +316,6 @@ fn jobs(conn: &Connection, scope: &Scope, prefix: &str, page: &Page) -> Result<L
     items.truncate(page.size);
     let next = items.last().filter(|_| more).map(|job| job.id.to_string());
     Ok(Listed { items, next })
-}
-
-fn due(
-    conn: &Connection,
-    now: Nanos,
-    skip: &[Arc<str>],
-    limit: usize,
-) -> Result<(Vec<Job>, Option<Nanos>)> {
-    let mut select = conn.prepare_cached(&format!(
-        "SELECT {JOB} FROM job WHERE status = 0 AND due <= ?1 ORDER BY due"
-    ))?;
-    let mut rows = select.query([now.0])?;
-    let mut items = Vec::new();
-    while items.len() < limit
-        && let Some(found) = rows.next()?
-    {
-        let found = job(found)?;
-        if !skip.iter().any(|segment| **segment == *found.id.segment()) {
-            items.push(found);
-        }
-    }
-    if items.len() == limit {
-        return Ok((items, Some(now)));
-    }
-    let next: Option<i64> = conn
-        .prepare_cached("SELECT min(due) FROM job WHERE status = 0 AND due > ?1")?
-        .query_row([now.0], |found| found.get(0))?;
-    Ok((items, next.map(Nanos)))
 }
 
 fn runs(conn: &Connection, id: &Identifier, page: &Page) -> Result<Option<Listed<Run>>> {
@@ -368,28 +387,6 @@ fn still_is(conn: &Connection, id: &Identifier, seen: Option<&Rule>) -> Result<b
     Ok(true)
 }
 
-fn counts(conn: &Connection, scope: &Scope) -> Result<ScheduleCounts> {
-    let mut counts = ScheduleCounts::default();
-    let mut by_status = conn
-        .prepare_cached("SELECT status, count(*) FROM job WHERE id >= ?1 AND id < ?2 GROUP BY 1")?;
-    let mut of_rules =
-        conn.prepare_cached("SELECT count(*) FROM schedule_rule WHERE id >= ?1 AND id < ?2")?;
-    for range in ranges(scope, "") {
-        let mut rows = by_status.query((&range.0, &range.1))?;
-        while let Some(found) = rows.next()? {
-            let status: usize = found.get::<_, u8>(0)?.into();
-            let slot = counts.jobs.get_mut(status).ok_or_else(|| damaged("a job's status"))?;
-            *slot += count(found.get(1)?);
-        }
-        counts.rules += count(of_rules.query_row((&range.0, &range.1), |found| found.get(0))?);
-    }
-    Ok(counts)
-}
-
-fn count(rows: i64) -> u64 {
-    u64::try_from(rows).unwrap_or(0)
-}
-
 #[async_trait]
 impl ScheduleStore for Sqlite {
     async fn change_jobs(
@@ -400,7 +397,8 @@ impl ScheduleStore for Sqlite {
     ) -> Result<Vec<Option<Job>>> {
         let by = row::identity_text(&stamp.actor.clone().unwrap_or_else(row::server));
         self.write(move |operation| {
-            changes.iter().map(|one| change(operation, one, &by, now)).collect()
+            let by = setter(operation.conn, &by)?;
+            changes.iter().map(|one| change(operation, one, by, now)).collect()
         })
         .await
     }
@@ -422,7 +420,7 @@ impl ScheduleStore for Sqlite {
         limit: usize,
     ) -> Result<(Vec<Job>, Option<Nanos>)> {
         let skip = skip.to_vec();
-        self.read(move |conn, _| due(conn, now, &skip, limit)).await
+        self.read(move |conn, _| due::due(conn, now, &skip, limit)).await
     }
 
     async fn begin_runs(
@@ -482,6 +480,6 @@ impl ScheduleStore for Sqlite {
 
     async fn schedule_counts(&self, scope: &Scope) -> Result<ScheduleCounts> {
         let scope = scope.clone();
-        self.read(move |conn, _| counts(conn, &scope)).await
+        self.read(move |conn, _| counts::counts(conn, &scope)).await
     }
 }

@@ -63,6 +63,23 @@ impl Engine for Case {
 /// Foreign keys are off in the hot path; these count what they would refuse,
 /// and what the partial indexes lean on.
 const WRONG_ROWS: &[(&str, &str)] = &[
+    ("a run's job", "SELECT count(*) FROM job_run WHERE job NOT IN (SELECT id FROM job)"),
+    ("a job's setter", "SELECT count(*) FROM job WHERE set_by NOT IN (SELECT no FROM job_setter)"),
+    (
+        "a count of jobs",
+        "SELECT count(*) FROM (SELECT segment, status, count(*) FROM job GROUP BY 1, 2 \
+         EXCEPT SELECT segment, status, jobs FROM job_count)",
+    ),
+    (
+        "a count without jobs",
+        "SELECT count(*) FROM (SELECT segment, status, jobs FROM job_count \
+         EXCEPT SELECT segment, status, count(*) FROM job GROUP BY 1, 2)",
+    ),
+    (
+        "a triggered job's run",
+        "SELECT count(*) FROM job WHERE status = 1 AND NOT EXISTS (SELECT 1 FROM job_run r \
+         WHERE r.job = job.id AND r.version = job.version AND r.ended_at IS NULL)",
+    ),
     (
         "a template's namespace",
         "SELECT count(*) FROM template WHERE ns NOT IN (SELECT no FROM namespace)",

@@ -82,7 +82,7 @@ impl Nanos {
 pub enum JobStatus {
     /// It waits for its time.
     Planned,
-    /// It is due, and runs or waits for its turn.
+    /// Its run is under way; while a due job waits for its turn it is planned.
     Triggered,
     /// It ran, and that was a success.
     Executed,

@@ -190,7 +190,9 @@ pub(super) async fn round(scheduler: &Arc<Scheduler>) -> Result<Option<Nanos>, E
         let now = scheduler.now();
         let kept = ends.iter().map(|end| end.end.clone()).collect();
         scheduler.store.end_runs(kept, now).await?;
-        ends.iter().for_each(|end| settled(scheduler, end));
+        for end in ends {
+            settled(scheduler, end);
+        }
     }
     Ok(next)
 }
@@ -269,7 +271,7 @@ impl Scheduler {
             outcome: RunOutcome::Failed,
             error: Some(text),
             next,
-            ..self.entry(job, "".into(), self.now())
+            ..entry(job, "".into(), self.now())
         };
         End { end, runner: None }
     }
@@ -295,7 +297,7 @@ impl Scheduler {
             outcome: RunOutcome::Held,
             error: Some(text),
             next: NextState::Rests(JobStatus::Held, Some(why.into())),
-            ..self.entry(job, rule.id.as_str().into(), self.now())
+            ..entry(job, rule.id.as_str().into(), self.now())
         };
         End { end, runner: Some(rule.runner.kind()) }
     }
@@ -322,25 +324,9 @@ impl Scheduler {
             error: ended.error.map(cut),
             output: ended.output.map(cut),
             next,
-            ..self.entry(job, rule.id.as_str().into(), started_at)
+            ..entry(job, rule.id.as_str().into(), started_at)
         };
         End { end, runner: Some(rule.runner.kind()) }
-    }
-
-    fn entry(&self, job: &Job, rule: Arc<str>, started_at: Timestamp) -> RunEnd {
-        RunEnd {
-            id: job.id.clone(),
-            version: job.version,
-            run: None,
-            execution: job.execution,
-            attempt: job.attempts.saturating_add(1),
-            rule,
-            started_at,
-            outcome: RunOutcome::Failed,
-            error: None,
-            output: None,
-            next: NextState::Rests(JobStatus::Failed, None),
-        }
     }
 
     /// The next occurrence of a job that recurs, however this one ended; else
@@ -359,6 +345,23 @@ impl Scheduler {
                 rests()
             }
         }
+    }
+}
+
+/// An entry in a job's history, of a run that was not marked.
+fn entry(job: &Job, rule: Arc<str>, started_at: Timestamp) -> RunEnd {
+    RunEnd {
+        id: job.id.clone(),
+        version: job.version,
+        run: None,
+        execution: job.execution,
+        attempt: job.attempts.saturating_add(1),
+        rule,
+        started_at,
+        outcome: RunOutcome::Failed,
+        error: None,
+        output: None,
+        next: NextState::Rests(JobStatus::Failed, None),
     }
 }
 
@@ -514,7 +517,9 @@ pub(super) async fn keep_once(scheduler: &Scheduler) -> Result<(), Error> {
         }
         full
     };
-    ends.iter().for_each(|end| settled(scheduler, end));
+    for end in &ends {
+        settled(scheduler, end);
+    }
     figures::stand(scheduler.figures());
     if full {
         scheduler.alarm.ring();

@@ -183,10 +183,8 @@ async fn change_all(
 }
 
 pub(super) fn paging(error: crate::engine::Error) -> Error {
-    match error {
-        crate::engine::Error::FieldInvalid { field, message } => {
-            Error::FieldInvalid { field, message }
-        }
-        _ => Error::PageToken,
+    if let crate::engine::Error::FieldInvalid { field, message } = error {
+        return Error::FieldInvalid { field, message };
     }
+    Error::PageToken
 }

@@ -213,11 +213,9 @@ fn changed() -> Error {
 impl Scheduler {
     /// A rule's name as scopes see it.
     fn bare<'a>(&self, id: &'a Identifier) -> &'a str {
-        let prefixes = self.settings.rule_id_prefixes.iter();
-        prefixes
-            .filter_map(|prefix| id.as_str().strip_prefix(prefix.as_str()))
-            .next()
-            .unwrap_or(id.as_str())
+        let mut prefixes = self.settings.rule_id_prefixes.iter();
+        let bare = prefixes.find_map(|prefix| id.as_str().strip_prefix(prefix.as_str()));
+        bare.unwrap_or(id.as_str())
     }
 
     fn replace(&self, change: impl FnOnce(&RuleTable) -> RuleTable) {

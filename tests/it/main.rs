@@ -54,6 +54,8 @@ mod scan;
 #[cfg(test)]
 mod schedule_api;
 #[cfg(test)]
+mod schedule_firing;
+#[cfg(test)]
 mod telemetry;
 #[cfg(test)]
 mod tls;

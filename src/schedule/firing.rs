@@ -39,6 +39,8 @@ use crate::{
 const ROUND_MAX: usize = 2_048;
 /// How many jobs may be taken up at once.
 const TAKEN_MAX: usize = 32_768;
+/// So many are much.
+const TAKEN_MUCH: usize = 256;
 /// How many tasks are created at once: the store groups their commits.
 const TASKS_AT_ONCE: usize = 512;
 /// How many jobs wait in a lane, for tasks and for other runs.
@@ -94,6 +96,11 @@ impl Work {
     fn release(&mut self, key: Key) {
         self.taken.remove(&key);
         self.released.insert(key);
+    }
+
+    /// Whether the store shows much that is taken up already.
+    pub(super) fn is_much(&self) -> bool {
+        self.taken.len() > TAKEN_MUCH
     }
 
     #[cfg(test)]

@@ -19,6 +19,9 @@ use crate::domain::{Clock, schedule::Nanos};
 const WAIT_MAX: Duration = Duration::from_millis(500);
 /// How often the store is asked without being told.
 const LOOK: Duration = Duration::from_secs(1);
+/// The longest pause between two looks while much is under way: the store
+/// shows that again each time.
+const BREATH_MAX: Duration = Duration::from_millis(50);
 /// How long the store may take before it counts as failing.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The first and the longest pause after a failure.
@@ -117,9 +120,14 @@ pub(super) async fn look(scheduler: &Arc<Scheduler>) {
     let mut pause = PAUSE.0;
     loop {
         scheduler.alarm.disarm();
+        let begun = tokio::time::Instant::now();
         match round(scheduler).await {
             Ok(next) => {
                 pause = PAUSE.0;
+                if scheduler.work().is_much() {
+                    // Looking takes a quarter of the time, not all of it.
+                    tokio::time::sleep((begun.elapsed() * 3).min(BREATH_MAX)).await;
+                }
                 if let Some(next) = next {
                     scheduler.alarm.arm(next);
                 }

@@ -33,6 +33,8 @@ use connect::Connection;
 use error::{Error, Result};
 use output::Format;
 
+use crate::process;
+
 /// Durable task orchestration with authority built in.
 #[derive(Debug, Parser)]
 #[command(name = "bailiwick", version, about, max_term_width = 100, after_help = EXAMPLES)]
@@ -111,6 +113,9 @@ enum Command {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(code) = process::entry() {
+        return code;
+    }
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

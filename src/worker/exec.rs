@@ -16,7 +16,7 @@ use std::{
 };
 
 use bailiwick_client::{Error, HandlerError, StepContext, worker::RESULT_BYTES_MAX};
-use rustix::process::{self, Pid, Signal, kill_process_group, test_kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::{
@@ -25,9 +25,10 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::trace;
+use crate::process::{self, Tail};
 
 /// How long the client library waits for a stopped handler: the child's own
 /// grace, and time to collect what it leaves.
@@ -57,7 +58,7 @@ impl Environment {
             return Err(Error::Setting(format!("`{name}` is not the name of a variable")));
         }
         keep_files_from_children();
-        hide_from_children();
+        process::hide();
         Ok(Self { variables: chosen(env::vars_os(), pass) })
     }
 }
@@ -66,15 +67,6 @@ impl Environment {
 /// parent may not be, and a handler would get it.
 fn keep_files_from_children() {
     close_fds::set_fds_cloexec_threadsafe(FIRST_BEYOND_STDIO, &[]);
-}
-
-/// A child of the same user could read this process's environment, and the
-/// credential in it, through `/proc`, or trace it (SE-19).
-fn hide_from_children() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = process::set_dumpable_behavior(process::DumpableBehavior::NotDumpable) {
-        warn!(%error, "handlers can look into this process");
-    }
 }
 
 fn chosen(
@@ -172,7 +164,7 @@ impl Command {
             return Err(HandlerError::retryable("the child has no pipes"));
         };
 
-        let (mut output, mut errors) = (Vec::new(), Tail::default());
+        let (mut output, mut errors) = (Vec::new(), Tail::new(STDERR_BYTES_KEPT));
         let feed = async move {
             // A child need not read its inputs.
             let _closed = stdin.write_all(&input).await;
@@ -180,8 +172,11 @@ impl Command {
             Ok(())
         };
         let pipes = async {
-            tokio::try_join!(feed, collect(&mut stdout, &mut output), errors.fill(&mut stderr))
-                .map(|_| ())
+            let errors = async {
+                errors.fill(&mut stderr).await;
+                Ok(())
+            };
+            tokio::try_join!(feed, collect(&mut stdout, &mut output), errors).map(|_| ())
         };
         let limits = Limits { began, until, cancelled: step.cancelled() };
         let (status, stopped) = attend(&mut child, group, pipes, limits).await;
@@ -367,36 +362,6 @@ async fn collect(
         }
     }
     Ok(())
-}
-
-/// The last bytes of a stream.
-#[derive(Debug, Default)]
-struct Tail(Vec<u8>);
-
-impl Tail {
-    async fn fill(&mut self, pipe: &mut (impl AsyncRead + Unpin)) -> Result<(), TooMuchOutput> {
-        let mut piece = vec![0; 16 * 1024];
-        while let Ok(read @ 1..) = pipe.read(&mut piece).await {
-            self.0.extend(piece.iter().take(read));
-            if self.0.len() > 2 * STDERR_BYTES_KEPT {
-                self.0.drain(..self.0.len() - STDERR_BYTES_KEPT);
-            }
-        }
-        Ok(())
-    }
-
-    /// The last bytes as text that a terminal and a database can bear.
-    fn text(&self, bytes_max: usize) -> String {
-        let from = self.0.len().saturating_sub(bytes_max);
-        let bytes: Vec<u8> = self.0.iter().skip(from).copied().collect();
-        let text = String::from_utf8_lossy(&bytes);
-        let printable = text.trim().chars().map(|letter| match letter {
-            '\n' | '\t' => letter,
-            letter if letter.is_control() => char::REPLACEMENT_CHARACTER,
-            letter => letter,
-        });
-        printable.collect()
-    }
 }
 
 /// The child's process group: dead when this is dropped, whatever happens.

@@ -16,6 +16,8 @@ mod cli;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 mod corpora;
 #[cfg(test)]
 mod crash;

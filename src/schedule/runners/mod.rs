@@ -1,6 +1,7 @@
 //! The runners: what a rule does with a job that is due.
 
 mod http;
+mod process;
 mod remote;
 pub(super) mod task;
 
@@ -10,6 +11,7 @@ use super::Error;
 use crate::{
     domain::schedule::{Identifier, Nanos, Rule, Runner},
     egress::Egress,
+    process::Launcher,
 };
 
 /// A job that is due, with the rule that is its own.
@@ -47,13 +49,21 @@ impl Ended {
 #[derive(Clone, Debug)]
 pub struct Tools {
     egress: Arc<Egress>,
+    /// None when no runner that starts processes is listed.
+    processes: Option<Launcher>,
 }
 
 impl Tools {
     /// With the connector for what rules name.
     #[must_use]
     pub const fn new(egress: Arc<Egress>) -> Self {
-        Self { egress }
+        Self { egress, processes: None }
+    }
+
+    /// With what starts processes.
+    #[must_use]
+    pub fn with_processes(self, launcher: Launcher) -> Self {
+        Self { processes: Some(launcher), ..self }
     }
 
     /// For tests of what is around them: they reach public addresses alone.
@@ -68,12 +78,10 @@ impl Tools {
     pub(super) fn check(&self, runner: &Runner) -> Result<(), Error> {
         match runner {
             Runner::Http { url, .. } => http::check(&self.egress, url),
-            Runner::Amqp { .. }
-            | Runner::Redis { .. }
-            | Runner::Task { .. }
-            | Runner::Shell { .. }
-            | Runner::Direct { .. }
-            | Runner::Awf { .. } => Ok(()),
+            Runner::Shell { .. } | Runner::Direct { .. } | Runner::Awf { .. } => {
+                process::check(runner)
+            }
+            Runner::Amqp { .. } | Runner::Redis { .. } | Runner::Task { .. } => Ok(()),
         }
     }
 
@@ -81,11 +89,14 @@ impl Tools {
     pub(in crate::schedule) async fn run(&self, firing: &Firing) -> Ended {
         match &firing.rule.runner {
             Runner::Http { method, url } => http::run(self, firing, *method, url).await,
+            Runner::Shell { .. } | Runner::Direct { .. } | Runner::Awf { .. } => {
+                match &self.processes {
+                    Some(launcher) => process::run(launcher, firing).await,
+                    None => Ended::failed("processes are not enabled"),
+                }
+            }
             // Has its own way, as its creation is its run: `task::run`.
             Runner::Task { .. }
-            | Runner::Shell { .. }
-            | Runner::Direct { .. }
-            | Runner::Awf { .. }
             | Runner::Amqp { .. }
             | Runner::Redis { .. } => Ended::failed("this runner is not there"),
         }

@@ -183,7 +183,7 @@ async fn a_grandchild_that_left_the_group_does_not_hold_the_step() {
     );
     assert_eq!(run(&script).await.unwrap(), "5");
     let left = written(&pid).await.trim().parse().unwrap();
-    process::kill_process(Pid::from_raw(left).unwrap(), Signal::KILL).unwrap();
+    rustix::process::kill_process(Pid::from_raw(left).unwrap(), Signal::KILL).unwrap();
 }
 
 #[tokio::test]
@@ -331,6 +331,6 @@ async fn se_19_no_open_file_reaches_a_handler() {
 #[test]
 fn se_19_a_handler_cannot_look_into_the_worker() {
     Environment::from_process(&[]).unwrap();
-    let dumpable = process::dumpable_behavior().unwrap();
-    assert_eq!(dumpable, process::DumpableBehavior::NotDumpable);
+    let dumpable = rustix::process::dumpable_behavior().unwrap();
+    assert_eq!(dumpable, rustix::process::DumpableBehavior::NotDumpable);
 }

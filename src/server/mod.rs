@@ -91,6 +91,9 @@ pub enum Error {
     /// The authorities for outgoing connections cannot be read.
     #[error("the configuration is refused: `limits.egress_ca_path`: {0}")]
     Egress(#[from] egress::Error),
+    /// Commands cannot run as the settings say.
+    #[error("the configuration is refused: `scheduler.run_as`: commands cannot be run: {0}")]
+    Commands(String),
     /// A port cannot be bound.
     #[error(
         "{what} cannot listen on {address}: {source}; choose another address or end what uses it"

@@ -15,6 +15,7 @@ use crate::{
     egress::Egress,
     engine::Engine,
     grpc::{Health, Watched},
+    process::Launcher,
     schedule::{self, Scheduler, Tools},
     storage::Store,
 };
@@ -67,7 +68,7 @@ pub(super) async fn open(
     let owners = Arc::new(Owners::new(gate.clone()));
     let egress = Egress::new(&settings.limits.egress)?;
     egress.never_to(own);
-    let tools = Tools::new(Arc::new(egress));
+    let tools = tools(Tools::new(Arc::new(egress)), &settings.scheduler).await?;
     let settings = schedule::Settings {
         runners: settings.scheduler.runners.clone(),
         max_concurrent_runs: settings.scheduler.max_concurrent_runs,
@@ -76,6 +77,16 @@ pub(super) async fn open(
     };
     let (store, engine, clock) = (Arc::clone(store), Arc::clone(engine), Arc::clone(clock));
     Ok(Scheduler::open(store, engine, owners, clock, settings, tools).await?)
+}
+
+/// With what starts processes, when a runner that does is listed. A command is
+/// tried, so that a server which cannot run them as it should does not start.
+async fn tools(tools: Tools, settings: &config::Scheduler) -> Result<Tools, Error> {
+    let Some(run_as) = settings.run_as.clone() else { return Ok(tools) };
+    let launcher = Launcher::new(run_as, settings.command_timeout)
+        .map_err(|error| Error::Commands(error.to_string()))?;
+    launcher.probe().await.map_err(Error::Commands)?;
+    Ok(tools.with_processes(launcher))
 }
 
 /// How the scheduler does.

@@ -58,6 +58,8 @@ mod schedule_api;
 #[cfg(test)]
 mod schedule_firing;
 #[cfg(test)]
+mod schedule_process;
+#[cfg(test)]
 mod telemetry;
 #[cfg(test)]
 mod tls;

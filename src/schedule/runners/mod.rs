@@ -96,9 +96,9 @@ impl Tools {
                 }
             }
             // Has its own way, as its creation is its run: `task::run`.
-            Runner::Task { .. }
-            | Runner::Amqp { .. }
-            | Runner::Redis { .. } => Ended::failed("this runner is not there"),
+            Runner::Task { .. } | Runner::Amqp { .. } | Runner::Redis { .. } => {
+                Ended::failed("this runner is not there")
+            }
         }
     }
 }

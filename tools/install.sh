@@ -18,7 +18,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/versions.env"
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/bailiwick/tools
 
-all=(debian shellcheck grpcurl grpc-health-probe h2spec buf python keycloak cargo-deny cargo-fuzz)
+all=(debian shellcheck brokers grpcurl grpc-health-probe h2spec buf python keycloak cargo-deny cargo-fuzz)
 
 say() { printf 'tools: %s\n' "$*" >&2; }
 fail() { printf 'tools: error: %s\n' "$*" >&2; exit 1; }
@@ -161,6 +161,24 @@ install_debian() {
     [[ ${#missing[@]} -eq 0 ]] || apt_install "${missing[@]}"
 }
 
+# The brokers that the scheduler's runners speak with. Tests start their own;
+# Debian's packages would start the system's, at each boot too.
+install_brokers() {
+    local missing=() service systemd=()
+    command -v redis-server >/dev/null || missing+=(redis-server)
+    [[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]] || missing+=(rabbitmq-server)
+    [[ ${#missing[@]} -gt 0 ]] || return 0
+    apt_install "${missing[@]}"
+    [[ $EUID -eq 0 ]] || systemd=(sudo -n)
+    for service in "${missing[@]}"; do
+        if [[ -d /run/systemd/system ]]; then
+            "${systemd[@]}" systemctl --quiet disable --now "$service"
+        else
+            "${systemd[@]}" service "$service" stop >&2 || true
+        fi
+    done
+}
+
 install() {
     local tool=$1 dir start
     dir=$(home "$tool")
@@ -188,7 +206,7 @@ case ${1-} in
         ;;
     --path)
         path=()
-        for tool in "${all[@]:2}"; do path+=("$(programs "$tool")"); done
+        for tool in "${all[@]:3}"; do path+=("$(programs "$tool")"); done
         (IFS=: && printf '%s\n' "${path[*]}")
         exit
         ;;
@@ -208,6 +226,7 @@ for tool in "${wanted[@]}"; do
                 setpriv:util-linux systemd-analyze:systemd ip:iproute2
             ;;
         shellcheck) install_debian shellcheck:shellcheck ;;
+        brokers) install_brokers ;;
         *)
             home "$tool" >/dev/null
             parallel+=("$tool")

@@ -546,6 +546,18 @@ fn ze_45_limits_are_off_by_default_and_each_class_may_have_its_own() {
 }
 
 #[test]
+fn se_64_what_egress_may_reach_is_read_and_shown() {
+    assert!(load("").unwrap().limits.egress.allow.is_empty());
+    let text = "[limits]\negress_allow = [\"10.1.0.0/16\", \"::1\"]\negress_ca_path = \"\"\n";
+    let settings = load(text).unwrap();
+    let shown = settings.redacted();
+    assert_eq!(shown["limits"]["egress_allow"], serde_json::json!(["10.1.0.0/16", "::1"]));
+    assert!(settings.limits.egress.ca.is_none());
+    let said = problem("[limits]\negress_ca_path = \"no-such-file.pem\"\n");
+    assert!(said.contains("limits.egress_ca_path") && said.contains("no-such-file.pem"), "{said}");
+}
+
+#[test]
 fn wrong_limits_are_refused_by_name() {
     for (line, name) in [
         ("requests_per_second = 1000001", "limits.requests_per_second"),

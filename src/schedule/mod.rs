@@ -26,7 +26,11 @@ use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
-    figures::Figures, preview::preview, recurrence::Recurrence, runners::Tools, when::When,
+    figures::Figures,
+    preview::preview,
+    recurrence::Recurrence,
+    runners::{Ended, Firing, Tools},
+    when::When,
 };
 use self::{firing::Work, table::RuleTable, timer::Alarm};
 use crate::{

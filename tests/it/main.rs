@@ -60,6 +60,8 @@ mod schedule_firing;
 #[cfg(test)]
 mod schedule_process;
 #[cfg(test)]
+mod schedule_brokers;
+#[cfg(test)]
 mod telemetry;
 #[cfg(test)]
 mod tls;

@@ -1,7 +1,9 @@
 //! The runners: what a rule does with a job that is due.
 
+mod amqp;
 mod http;
 mod process;
+mod redis;
 mod remote;
 pub(super) mod task;
 
@@ -16,7 +18,7 @@ use crate::{
 
 /// A job that is due, with the rule that is its own.
 #[derive(Clone, Debug)]
-pub(in crate::schedule) struct Firing {
+pub struct Firing {
     /// The job.
     pub job: Identifier,
     /// Which occurrence of it.
@@ -29,7 +31,7 @@ pub(in crate::schedule) struct Firing {
 
 /// How a run ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::schedule) struct Ended {
+pub struct Ended {
     /// What went wrong; none is success.
     pub error: Option<String>,
     /// Whether another attempt may help.
@@ -75,18 +77,22 @@ impl Tools {
 
     /// Whether a runner can be used as it is written; looked at when a rule is
     /// set.
-    pub(super) fn check(&self, runner: &Runner) -> Result<(), Error> {
+    pub fn check(&self, runner: &Runner) -> Result<(), Error> {
         match runner {
             Runner::Http { url, .. } => http::check(&self.egress, url),
             Runner::Shell { .. } | Runner::Direct { .. } | Runner::Awf { .. } => {
                 process::check(runner)
             }
-            Runner::Amqp { .. } | Runner::Redis { .. } | Runner::Task { .. } => Ok(()),
+            Runner::Amqp { dsn, exchange, routing_key } => {
+                amqp::check(&self.egress, dsn, exchange, routing_key)
+            }
+            Runner::Redis { url, key, .. } => redis::check(&self.egress, url, key),
+            Runner::Task { .. } => Ok(()),
         }
     }
 
     /// Runs a job, until it has ended or this is dropped.
-    pub(in crate::schedule) async fn run(&self, firing: &Firing) -> Ended {
+    pub async fn run(&self, firing: &Firing) -> Ended {
         match &firing.rule.runner {
             Runner::Http { method, url } => http::run(self, firing, *method, url).await,
             Runner::Shell { .. } | Runner::Direct { .. } | Runner::Awf { .. } => {
@@ -95,10 +101,15 @@ impl Tools {
                     None => Ended::failed("processes are not enabled"),
                 }
             }
-            // Has its own way, as its creation is its run: `task::run`.
-            Runner::Task { .. } | Runner::Amqp { .. } | Runner::Redis { .. } => {
-                Ended::failed("this runner is not there")
+            Runner::Amqp { dsn, exchange, routing_key } => {
+                amqp::run(self, firing, dsn, exchange, routing_key).await
             }
+            Runner::Redis { url, command, key } => {
+                redis::run(self, firing, url, *command, key).await
+            }
+            // Its creation is its run: `task::run` is called for the whole of
+            // what is due.
+            Runner::Task { .. } => Ended::failed("a task is created, not run"),
         }
     }
 }

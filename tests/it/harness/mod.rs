@@ -4,6 +4,8 @@
 pub mod api;
 pub mod credentials;
 pub mod process;
+pub mod rabbitmq;
+pub mod redis;
 pub mod run;
 pub mod wire;
 
@@ -85,7 +87,7 @@ impl Setup {
 }
 
 /// A free port below those of outgoing connections.
-fn steady_port() -> u16 {
+pub fn steady_port() -> u16 {
     let mut tries = std::iter::repeat_with(|| rand::random_range(10_000..32_000));
     tries
         .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())

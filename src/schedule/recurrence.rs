@@ -59,33 +59,39 @@ impl Recurrence {
     ///
     /// Refused is also what has no time at or behind `start`.
     pub fn parse(text: &str, start: Nanos) -> Result<Self, String> {
-        let text = text.trim();
+        let too_long = || format!("a recurrence has at most {TEXT_BYTES_MAX} bytes");
         if text.len() > TEXT_BYTES_MAX {
-            return Err(format!("a recurrence has at most {TEXT_BYTES_MAX} bytes"));
+            return Err(too_long());
         }
-        let (zone, rest) = zone_of(text)?;
-        let of_zone = || zone.clone().unwrap_or(TimeZone::UTC);
-        let (text, kind) = if let Some(span) = rest.strip_prefix("every ") {
+        // Of one line, whatever parts it was written in.
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let (zone, rest) = zone_of(&text)?;
+        let (kept, kind) = if let Some(span) = rest.strip_prefix("every ") {
             if zone.is_some() {
                 return Err("`every` counts elapsed time and has no time zone".to_owned());
             }
-            (text.to_owned(), Kind::Every(span_of(span)?))
+            (None, Kind::Every(span_of(span)?))
         } else if rrule::is_one(rest) {
-            let (bound, anchored) = Bound::parse(rest, zone.as_ref(), start)?;
-            (anchored.unwrap_or_else(|| text.to_owned()), Kind::Rule(Box::new(bound)))
+            let (bound, kept) = Bound::parse(rest, zone.as_ref(), start)?;
+            (kept, Kind::Rule(Box::new(bound)))
         } else {
-            (text.to_owned(), Kind::Cron(Box::new(cron_of(rest)?), of_zone()))
+            let zone = zone.unwrap_or(TimeZone::UTC);
+            (None, Kind::Cron(Box::new(cron_of(rest)?), zone))
         };
-        let recurrence = Self { text, start, kind };
+        if kept.as_ref().is_some_and(|kept| kept.len() > TEXT_BYTES_MAX) {
+            return Err(too_long());
+        }
+        let rest = excerpt(rest);
+        let recurrence = Self { text: kept.unwrap_or(text), start, kind };
         match recurrence.next_after(Nanos(start.0.saturating_sub(1))) {
             Some(_) => Ok(recurrence),
-            None => Err(format!("`{}` has no time any more", excerpt(rest))),
+            None => Err(format!("`{rest}` has no time any more")),
         }
     }
 
-    /// What is to be kept: the text as it was written, or with the `DTSTART`
-    /// that it had from its start where it would count from elsewhere without
-    /// one.
+    /// What is to be kept, in one line: the text as it was written, or with
+    /// the `DTSTART` that it had from its start where it would count from
+    /// elsewhere without one.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text

@@ -153,7 +153,7 @@ impl Rule {
             }
             Frequency::Monthly if no_days => self.month_days.push(start.day().into()),
             Frequency::Weekly if self.weekdays.is_empty() => {
-                self.weekdays.push((0, number(start.weekday())))
+                self.weekdays.push((0, number(start.weekday())));
             }
             // A week's number alone means the start's day of the week.
             Frequency::Yearly

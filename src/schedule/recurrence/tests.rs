@@ -1,6 +1,7 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 use super::*;
 
@@ -198,8 +199,8 @@ fn a_rule_keeps_its_start() {
             "DTSTART;TZID=Europe/Berlin:20260131T023000 RRULE:FREQ=DAILY",
         ),
         (
-            "DTSTART:20260101\nRRULE:FREQ=DAILY;COUNT=90",
-            "DTSTART:20260101\nRRULE:FREQ=DAILY;COUNT=90",
+            " DTSTART:20260101\r\n\tRRULE:FREQ=DAILY;COUNT=90 ",
+            "DTSTART:20260101 RRULE:FREQ=DAILY;COUNT=90",
         ),
         ("TZ=Europe/Berlin 0 3 * * *", "TZ=Europe/Berlin 0 3 * * *"),
     ] {
@@ -382,6 +383,10 @@ fn what_never_comes_is_refused_soon() {
     );
     next(&wide, "2026-01-01T00:00:00Z", &["2026-01-01T23:59:59Z", "2027-01-01T23:59:59Z"]);
     let long = format!("FREQ=DAILY;BYHOUR={}", vec!["1"; 2_000].join(","));
+    assert!(Recurrence::parse(&long, Nanos(0)).is_err());
+    // So is one that would be too long with its start.
+    let long = format!("FREQ=DAILY;COUNT=9;BYHOUR={}1", "1,".repeat(490));
+    assert!(long.len() <= TEXT_BYTES_MAX);
     assert!(Recurrence::parse(&long, Nanos(0)).is_err());
     // A start long ago costs nothing.
     let begun = Instant::now();

@@ -687,7 +687,7 @@ pub(crate) async fn rules_change_only_as_they_were_seen<E: Engine>(house: &mut H
     assert!(!set(house, &two, Some(&two)).await, "it is another one");
     let same = Rule { owner: owner(now.plus_ms(1)), ..one.clone() };
     assert!(!set(house, &two, Some(&same)).await, "of somebody else");
-    assert_eq!(house.store().rules().await.unwrap(), [one.clone()]);
+    assert_eq!(house.store().rules().await.unwrap(), std::slice::from_ref(&one));
     house.reopen().await;
     assert!(set(house, &two, Some(&one)).await);
     assert!(set(house, &two, Some(&two)).await, "the same again");

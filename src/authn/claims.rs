@@ -1,12 +1,43 @@
 //! Reading what a token claims, and whether a rule holds for it.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use super::Fault;
 use crate::{
     config::{ClaimRule, Pattern},
-    domain::Scope,
+    domain::{
+        Grant, Principal, Scope, Timestamp,
+        principal::{Identity, Method, Source},
+    },
 };
+
+/// What a good token says.
+#[derive(Debug)]
+pub(super) struct Claims {
+    pub(super) issuer: Arc<str>,
+    pub(super) subject: Arc<str>,
+    pub(super) not_after: Timestamp,
+    pub(super) issued_at: Option<Timestamp>,
+    pub(super) grants: Vec<Grant>,
+    pub(super) worker_scope: Option<Scope>,
+    pub(super) unknown_permissions: Vec<String>,
+}
+
+impl Claims {
+    /// Who calls with it.
+    pub(super) fn into_principal(self, credential_id: Arc<str>) -> Principal {
+        Principal {
+            identity: Identity { source: Source::Idp, issuer: self.issuer, subject: self.subject },
+            method: Method::Jwt,
+            grants: self.grants,
+            not_after: Some(self.not_after),
+            credential_id,
+            worker_scope: self.worker_scope,
+        }
+    }
+}
 
 /// The scope that a rule gives; nothing when the token is not as the rule
 /// wants it. A rule without a scope gives that by default.

@@ -13,17 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Unauthenticated,
-    claims::{applies, names, strings},
+    claims::{Claims, applies, names, strings},
     json,
     jwks::Ring,
     pem::PublicKey,
 };
 use crate::{
     config::{ClaimRule, Jwt, Roles},
-    domain::{
-        Grant, PermissionSet, Principal, Scope, Timestamp,
-        principal::{Identity, Method, Source},
-    },
+    domain::{Grant, PermissionSet, Scope, Timestamp},
 };
 
 /// The longest token.
@@ -233,31 +230,6 @@ impl Policy {
             roles: jwt.roles.clone(),
             rules: jwt.rules.clone(),
             foreign,
-        }
-    }
-}
-
-/// What a good token says.
-#[derive(Debug)]
-pub(super) struct Claims {
-    issuer: Arc<str>,
-    subject: Arc<str>,
-    not_after: Timestamp,
-    pub(super) issued_at: Option<Timestamp>,
-    grants: Vec<Grant>,
-    worker_scope: Option<Scope>,
-    pub(super) unknown_permissions: Vec<String>,
-}
-
-impl Claims {
-    pub(super) fn into_principal(self, credential_id: Arc<str>) -> Principal {
-        Principal {
-            identity: Identity { source: Source::Idp, issuer: self.issuer, subject: self.subject },
-            method: Method::Jwt,
-            grants: self.grants,
-            not_after: Some(self.not_after),
-            credential_id,
-            worker_scope: self.worker_scope,
         }
     }
 }

@@ -56,11 +56,11 @@ mod scan;
 #[cfg(test)]
 mod schedule_api;
 #[cfg(test)]
+mod schedule_brokers;
+#[cfg(test)]
 mod schedule_firing;
 #[cfg(test)]
 mod schedule_process;
-#[cfg(test)]
-mod schedule_brokers;
 #[cfg(test)]
 mod telemetry;
 #[cfg(test)]

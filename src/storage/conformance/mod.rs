@@ -8,6 +8,8 @@ pub(crate) mod house;
 pub(crate) mod leases;
 pub(crate) mod queues;
 pub(crate) mod recovery;
+pub(crate) mod rules;
+pub(crate) mod runs;
 pub(crate) mod schedules;
 pub(crate) mod tasks;
 pub(crate) mod templates;
@@ -108,15 +110,15 @@ macro_rules! suite {
             schedules::what_is_due_comes_in_order
             schedules::the_next_time_is_never_missed
             schedules::a_flood_that_is_skipped_hides_nothing
-            schedules::a_run_begins_once_and_only_as_planned
-            schedules::a_run_that_ended_says_what_becomes_of_its_job
-            schedules::an_end_without_a_run_makes_an_entry
-            schedules::a_job_set_anew_while_it_runs_keeps_what_was_set
-            schedules::a_job_removed_and_set_while_it_runs_is_another
-            schedules::interrupted_runs_are_planned_again
-            schedules::a_history_is_bounded_and_paged
-            schedules::rules_change_only_as_they_were_seen
-            schedules::every_runner_and_owner_reads_back
+            runs::a_run_begins_once_and_only_as_planned
+            runs::a_run_that_ended_says_what_becomes_of_its_job
+            runs::an_end_without_a_run_makes_an_entry
+            runs::a_job_set_anew_while_it_runs_keeps_what_was_set
+            runs::a_job_removed_and_set_while_it_runs_is_another
+            runs::interrupted_runs_are_planned_again
+            runs::a_history_is_bounded_and_paged
+            rules::rules_change_only_as_they_were_seen
+            rules::every_runner_and_owner_reads_back
             schedules::counts_are_of_a_scope
         }
     };

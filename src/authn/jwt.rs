@@ -266,7 +266,7 @@ pub(super) struct Good {
 }
 
 pub(super) struct Verifier {
-    issuers: Vec<Issuer>,
+    pub(super) issuers: Vec<Issuer>,
 }
 
 impl Verifier {
@@ -280,12 +280,6 @@ impl Verifier {
             Keys::Fixed(..) => None,
             Keys::Ring(ring) => Some(ring),
         })
-    }
-
-    /// What an issuer's tokens may hold; none of one that is not configured.
-    pub(super) fn policy(&self, issuer: &str) -> Option<&Policy> {
-        let mut policies = self.issuers.iter().map(|issuer| &issuer.policy);
-        policies.find(|policy| policy.issuer.as_deref() == Some(issuer))
     }
 
     /// The first fault in an order that tells a stranger nothing: expiry

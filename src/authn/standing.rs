@@ -70,7 +70,9 @@ impl Holders {
         recalls: &Recalls,
         now: Timestamp,
     ) -> Option<Arc<Principal>> {
-        let policy = self.jwt.as_ref()?.verifier.policy(&grant.identity.issuer)?;
+        let mut policies = self.jwt.as_ref()?.verifier.issuers.iter().map(|issuer| &issuer.policy);
+        let name = Some(&*grant.identity.issuer);
+        let policy = policies.find(|policy| policy.issuer.as_deref() == name)?;
         let over = grant.until.is_some_and(|until| until <= now);
         if over || recalls.covers(&grant.identity, Some(grant.set_at)) {
             return None;

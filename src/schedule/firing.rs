@@ -51,6 +51,8 @@ const ENDS_MAX: usize = 256;
 const GRACE: Duration = Duration::from_secs(2);
 /// How much of an error is kept, in bytes.
 const ERROR_BYTES_MAX: usize = 4 * 1024;
+/// How many lines a second the log gets about single jobs.
+const LINES_MAX: u32 = 20;
 /// How far a retry's pause strays, in thousandths.
 const JITTER: std::ops::RangeInclusive<i32> = -100..=100;
 
@@ -73,6 +75,30 @@ pub(super) struct Work {
     tasks: Lanes<Job>,
     runs: Lanes<Job>,
     ends: VecDeque<End>,
+    lines: Lines,
+}
+
+/// Keeps a flood of jobs out of the log.
+#[derive(Debug, Default)]
+struct Lines {
+    second: i64,
+    written: u32,
+    suppressed: u64,
+}
+
+impl Lines {
+    /// Whether another line may be written, and how many were not before.
+    fn admit(&mut self, now: Timestamp) -> Option<u64> {
+        if self.second != now.seconds() {
+            (self.second, self.written) = (now.seconds(), 0);
+        }
+        if self.written >= LINES_MAX {
+            self.suppressed = self.suppressed.saturating_add(1);
+            return None;
+        }
+        self.written = self.written.saturating_add(1);
+        Some(std::mem::take(&mut self.suppressed))
+    }
 }
 
 impl Work {
@@ -83,6 +109,7 @@ impl Work {
             tasks: Lanes::new(TASKS_AT_ONCE, WAITING_MAX.0),
             runs: Lanes::new(max_concurrent_runs, WAITING_MAX.1),
             ends: VecDeque::new(),
+            lines: Lines::default(),
         }
     }
 
@@ -209,6 +236,11 @@ impl Scheduler {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn line(&self) -> Option<u64> {
+        let now = self.now();
+        self.work().lines.admit(now)
+    }
+
     async fn ran(&self, firing: &Firing) -> Ended {
         #[cfg(test)]
         if let Some(ended) = self.probe.run(firing).await {
@@ -285,14 +317,17 @@ impl Scheduler {
 
     fn held(&self, job: &Job, rule: &Rule, why: &'static str) -> End {
         let owner = &rule.owner;
-        tracing::warn!(
-            job = %job.id,
-            rule = %rule.id,
-            owner = %owner.identity,
-            credential = &*owner.credential_id,
-            reason = why,
-            "a job is held"
-        );
+        if let Some(suppressed) = self.line() {
+            tracing::warn!(
+                job = %job.id,
+                rule = %rule.id,
+                owner = %owner.identity,
+                credential = &*owner.credential_id,
+                reason = why,
+                suppressed,
+                "a job is held"
+            );
+        }
         let text = if why == RUNNER_DISABLED {
             format!("`[scheduler] runners` does not list `{}`", rule.runner.kind().as_str())
         } else {
@@ -443,7 +478,9 @@ async fn turn(scheduler: &Scheduler, way: Way, job: &Job) -> Came {
     match came {
         Ok(came) => came,
         Err(error) => {
-            tracing::error!(error = %error, job = %job.id, "a job could not begin; it is tried again");
+            if let Some(suppressed) = scheduler.line() {
+                tracing::error!(error = %error, job = %job.id, suppressed, "a job could not begin yet");
+            }
             tokio::time::sleep(PAUSE.0).await;
             Came::Nothing
         }
@@ -540,5 +577,20 @@ fn settled(scheduler: &Scheduler, end: &End) {
     match &end.end.next {
         NextState::Retry(due) | NextState::Recurs(due) => scheduler.alarm.arm(*due),
         NextState::Rests(..) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_jobs_is_kept_out_of_the_log() {
+        let mut lines = Lines::default();
+        let at = Timestamp::from_seconds;
+        let written = (0..100).filter(|_| lines.admit(at(7)).is_some()).count();
+        assert_eq!(written, 20);
+        assert_eq!(lines.admit(at(8)), Some(80));
+        assert_eq!(lines.admit(at(8)), Some(0));
     }
 }

@@ -2,11 +2,7 @@
 //! came over, and what its owner may not do any more. Jobs and rules are put
 //! into the folder of a server that does not run.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bailiwick::{
     authz::{self, Standing},
@@ -15,7 +11,7 @@ use bailiwick::{
         Clock, Grant, Namespace, PermissionSet, Principal, RequestId, Scope, Timestamp,
         permission::right::{RulesWrite, SchedulesWrite},
         principal::{GrantRef, Identity, Method, Source},
-        schedule::{Identifier, Runner},
+        schedule::{Identifier, Nanos, Runner},
         secret,
         task::RetryPolicy,
     },
@@ -103,8 +99,7 @@ impl Folder {
     }
 
     async fn job(&self, name: &str, after: Duration) {
-        let at = SystemTime::now() + after;
-        let nanos = at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
+        let nanos = Nanos::from(SystemClock.now().plus(after)).0;
         let plan = Plan { when: Some(When::parse(&nanos.to_string()).unwrap()), recurrence: None };
         jobs::set(&self.scheduler, &permit(name), &plan).await.unwrap();
     }

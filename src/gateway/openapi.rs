@@ -305,8 +305,10 @@ mod tests {
         let summary_and_config = 2;
         let stream_work = 1;
         let second_paths_of_tokens = 5;
+        let zticks_paths = 8;
         let methods: usize = pool().services().map(|service| service.methods().len()).sum();
-        assert_eq!(count, methods - stream_work + summary_and_config + second_paths_of_tokens);
+        let more = summary_and_config + second_paths_of_tokens + zticks_paths;
+        assert_eq!(count, methods - stream_work + more);
     }
 
     #[test]

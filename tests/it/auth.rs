@@ -610,7 +610,7 @@ async fn tk_60_to_63_the_figures_of_credentials() {
 }
 
 /// The tools that `make test` installs.
-fn grpcurl() -> tokio::process::Command {
+pub fn grpcurl() -> tokio::process::Command {
     let install = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/install.sh");
     let said = std::process::Command::new(install).arg("--path").output().unwrap();
     assert!(said.status.success());

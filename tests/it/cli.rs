@@ -4,6 +4,7 @@ mod auth;
 mod credentials;
 mod help;
 mod refusals;
+mod schedule;
 mod tokens;
 
 use std::{ffi::OsString, fs, path::PathBuf};

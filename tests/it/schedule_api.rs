@@ -3,14 +3,20 @@
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::harness::{ROOT_KEY, Server, Setup, credentials::Token};
+use crate::{
+    auth::grpcurl,
+    harness::{self, PATIENCE, ROOT_KEY, Server, Setup, credentials::Token},
+};
 
 /// 2199-04-10T12:00:00Z.
 const LATER: &str = "2199-04-10T12:00:00Z";
 const LATER_NS: i64 = 7_235_179_200_000_000_000;
 
+/// With all runners but `redis`.
 async fn server() -> Server {
-    Server::with(Setup::default()).await
+    let runners = r#"["task", "http", "shell", "direct", "awf", "amqp"]"#;
+    let rest = format!("[scheduler]\nrunners = {runners}\nrun_as = \"self\"\n");
+    Server::with(Setup { rest, ..Setup::default() }).await
 }
 
 /// A caller's header: these permissions in this scope.
@@ -173,6 +179,9 @@ async fn set_rule_keeps_to_the_fields_of_its_runner() {
         (json!({"type": "direct", "args": ["a"]}), "runner.executable"),
         (json!({"type": "http", "method": "PATCH", "url": "https://e.com/"}), "runner.method"),
         (json!({"type": "http", "method": "GET"}), "runner.url"),
+        // What was shown is not what is known.
+        (json!({"type": "http", "method": "GET", "url": "https://***@e.com/"}), "runner.url"),
+        (json!({"type": "amqp", "dsn": "amqp://***", "routing_key": "k"}), "runner.dsn"),
         (json!({"type": "amqp", "dsn": "amqp://h/"}), "runner.routing_key"),
         (
             json!({"type": "redis", "url": "redis://h", "command": "GET", "key": "k"}),
@@ -421,4 +430,120 @@ async fn set_job_over_grpc_is_the_same_job() {
     let request = json!({"id": "a.c"});
     let refused = server.grpc("ScheduleService/GetJob", request, &root).await.unwrap_err();
     assert_eq!((refused.code(), refused.message()), (Code::NotFound, "job not found: a.c"));
+}
+
+#[tokio::test]
+async fn set_rule_takes_a_retry_policy() {
+    let server = server().await;
+    let body = |retry: Value| {
+        let runner = json!({"type": "shell", "command": "false"});
+        Some(json!({"pattern": "a.", "runner": runner, "retry": retry}))
+    };
+    for (retry, shown) in [
+        (
+            json!({"max_attempts": 3}),
+            json!({"max_attempts": 3, "backoff": "exponential", "backoff_base_ms": 1000,
+                   "max_backoff_ms": 30000}),
+        ),
+        (
+            json!({"max_attempts": 2, "backoff": "linear", "backoff_base_ms": 5,
+                   "max_backoff_ms": 50}),
+            json!({"max_attempts": 2, "backoff": "linear", "backoff_base_ms": 5,
+                   "max_backoff_ms": 50}),
+        ),
+        (json!({"max_attempts": 1}), Value::Null),
+        (json!({"max_attempts": 0, "backoff": "fixed"}), Value::Null),
+    ] {
+        let (status, rule) = server.as_root("PUT", "/rules/a", body(retry.clone())).await;
+        assert_eq!((status, &rule["retry"]), (200, &shown), "{retry}: {rule}");
+    }
+    for retry in [json!({"backoff": "never"}), json!({"max_attempts": -1}), json!({"tries": 1})] {
+        assert_eq!(server.as_root("PUT", "/rules/a", body(retry.clone())).await.0, 400, "{retry}");
+    }
+}
+
+#[tokio::test]
+async fn list_job_runs_tells_what_was_done() {
+    let server = server().await;
+    set_due(&server, "nobody.x").await;
+    until(&server, "nobody.x", "failed").await;
+    let (_, runs) = server.as_root("GET", "/v1/jobs/nobody.x/runs", None).await;
+    let run = &runs["runs"][0];
+    assert_eq!(run["outcome"], "failed");
+    assert_eq!((&run["number"], &run["attempt"]), (&json!(1), &json!(1)), "{run}");
+    assert_eq!(run["execution"], 1_577_836_800_000_000_000_i64);
+    assert!(run["started_at"].is_string() && run["ended_at"].is_string(), "{run}");
+    assert!(run["error"].is_string() && run.get("rule").is_none(), "{run}");
+    let (_, job) = server.as_root("GET", "/jobs/nobody.x", None).await;
+    assert_eq!(job["status"], "failed");
+    assert!(job["reason"].is_string(), "{job}");
+    // What is over is not held.
+    let (status, refused) =
+        server.as_root("POST", "/v1/jobs/nobody.x/resume", Some(json!({}))).await;
+    assert_eq!((status, &refused["reason"]), (400, &json!("FIELD_INVALID")), "{refused}");
+    let (_, stats) = server.as_root("GET", "/v1/scheduler/stats", None).await;
+    assert_eq!((&stats["jobs_failed"], &stats["jobs_planned"]), (&json!(1), &json!(0)));
+    assert_eq!(stats["executions_pending"], 0);
+    // How busy the others are is nothing for a tenant (SE-11).
+    let tenant = bearer(&["schedules:read"], "deploy");
+    let (_, stats) = rest(&server, &tenant, "GET /v1/scheduler/stats", None).await;
+    assert_eq!((stats["jobs_total"].as_i64(), stats.get("executions_pending")), (Some(0), None));
+}
+
+async fn set_due(server: &Server, id: &str) {
+    let body = Some(json!({"execution": "2020-01-01"}));
+    let (status, job) = server.as_root("PUT", &format!("/jobs/{id}"), body).await;
+    assert_eq!(status, 200, "{job}");
+}
+
+/// The one who set a rule is revoked: its jobs are held, seen and resumed.
+#[tokio::test]
+async fn resume_job_goes_on_once_somebody_stands_behind_the_rule() {
+    let server = server().await.with_template().await;
+    let body = json!({"scopes": ["rules:write", "tasks:create"]});
+    let (_, minted) = server.as_root("POST", "/v1/auth/tokens", Some(body)).await;
+    let owner = format!("Bearer {}", minted["token"].as_str().unwrap());
+    let rule = json!({"pattern": "shop.", "runner": {"type": "task", "template": "shop/order"}});
+    let (status, _) = rest(&server, &owner, "PUT /rules/rule.shop", Some(rule.clone())).await;
+    assert_eq!(status, 200);
+    let prefix = minted["prefix"].as_str().unwrap();
+    server.as_root("DELETE", &format!("/v1/auth/tokens/{prefix}"), None).await;
+    set_due(&server, "shop.order").await;
+    let job = until(&server, "shop.order", "held").await;
+    assert_eq!(job["reason"], "authorization_revoked");
+    let resume = || server.as_root("POST", "/v1/jobs/shop.order/resume", Some(json!({})));
+    assert_eq!(resume().await.0, 200);
+    until(&server, "shop.order", "held").await;
+    assert_eq!(server.as_root("PUT", "/rules/rule.shop", Some(rule)).await.0, 200);
+    assert_eq!(resume().await.0, 200);
+    until(&server, "shop.order", "executed").await;
+    let (_, runs) = server.as_root("GET", "/v1/jobs/shop.order/runs", None).await;
+    let outcomes: Vec<&Value> =
+        runs["runs"].as_array().unwrap().iter().map(|run| &run["outcome"]).collect();
+    assert_eq!(outcomes, ["executed", "held", "held"], "{runs}");
+}
+
+async fn until(server: &Server, id: &str, status: &str) -> Value {
+    let reached = async {
+        loop {
+            let (_, job) = server.as_root("GET", &format!("/jobs/{id}"), None).await;
+            if job["status"] == status {
+                break job;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, reached).await.expect("in time")
+}
+
+#[tokio::test]
+async fn set_job_with_grpcurl_in_one_line() {
+    let server = server().await;
+    let mut command = grpcurl();
+    command.args(["-plaintext", "-H", &format!("x-api-key: {ROOT_KEY}")]);
+    let job = json!({"id": "a.b", "execution": LATER}).to_string();
+    command.args(["-d", &job, &server.grpc.to_string()]);
+    command.arg("bailiwick.v1.ScheduleService/SetJob");
+    let said = harness::run(command).await.good();
+    assert!(said.contains("JOB_STATUS_PLANNED") && said.contains(&LATER_NS.to_string()), "{said}");
 }

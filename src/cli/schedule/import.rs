@@ -309,11 +309,10 @@ async fn set(record: &Record, client: &Client) -> std::result::Result<(), Client
         let Err(status) = answer else { return Ok(()) };
         let error = ClientError::from(status);
         tries += 1;
-        let pause = match &error {
-            ClientError::Refused(refusal) => refusal.retry_after.filter(|_| tries < TRIES),
-            _ => None,
+        let ClientError::Refused(refusal) = &error else { return Err(error) };
+        let Some(pause) = refusal.retry_after.filter(|_| tries < TRIES) else {
+            return Err(error);
         };
-        let Some(pause) = pause else { return Err(error) };
         tokio::time::sleep(pause.min(PAUSE_MAX)).await;
     }
 }
@@ -344,12 +343,14 @@ impl Summary {
             }
             let LeftOut { executed, failed, other_prefix } = left_out;
             let verb = if *dry_run { "would be set" } else { "set" };
-            let mut line = format!("{verb}: {rules} rules, {jobs} jobs, of {records} records");
-            line += &format!("; left out: {executed} executed and {failed} failed jobs");
-            if *other_prefix > 0 {
-                line += &format!(", {other_prefix} of another prefix");
-            }
-            output::line(line)?;
+            let others = match other_prefix {
+                0 => String::new(),
+                number => format!(", {number} of another prefix"),
+            };
+            output::line(format!(
+                "{verb}: {rules} rules, {jobs} jobs, of {records} records; left out: {executed} \
+                 executed and {failed} failed jobs{others}"
+            ))?;
         }
         let count = refused.len();
         if count == 0 {

@@ -111,7 +111,7 @@ impl Recurrence {
             None => text,
         };
         let every = self.every.map(|span| format!("every {span}"));
-        every.or(self.cron.or(self.rrule).map(zoned))
+        every.or_else(|| self.cron.or(self.rrule).map(zoned))
     }
 }
 

@@ -203,6 +203,10 @@ pub(super) struct Stats {
     jobs_failed: u64,
     jobs_held: u64,
     rules_total: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    executions_pending: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    executions_inflight: Option<u64>,
 }
 
 impl From<pb::GetSchedulerStatsResponse> for Stats {
@@ -215,6 +219,8 @@ impl From<pb::GetSchedulerStatsResponse> for Stats {
             jobs_failed: stats.jobs_failed,
             jobs_held: stats.jobs_held,
             rules_total: stats.rules_total,
+            executions_pending: stats.executions_pending,
+            executions_inflight: stats.executions_inflight,
         }
     }
 }

@@ -97,7 +97,16 @@ impl Fields {
     }
 
     fn url(&mut self) -> Result<Arc<str>, Refusal> {
-        Self::needed("runner.url", self.0.url.take())
+        Self::address("runner.url", self.0.url.take())
+    }
+
+    /// An answer that is sent back has no credentials any more.
+    fn address(field: &'static str, value: Option<String>) -> Result<Arc<str>, Refusal> {
+        let address = Self::needed(field, value)?;
+        if address.contains("://***") {
+            return Err(wrong(field, "its credentials are hidden by `***`; write them out"));
+        }
+        Ok(address)
     }
 
     fn http(&mut self) -> Result<Runner, Refusal> {
@@ -188,7 +197,7 @@ impl TryFrom<pb::Runner> for Runner {
                 args: fields.args(),
             },
             pb::RunnerType::Amqp => Self::Amqp {
-                dsn: Fields::needed("runner.dsn", fields.0.dsn.take())?,
+                dsn: Fields::address("runner.dsn", fields.0.dsn.take())?,
                 // The default exchange has no name.
                 exchange: fields.0.exchange.take().unwrap_or_default().into(),
                 routing_key: Fields::needed("runner.routing_key", fields.0.routing_key.take())?,
@@ -352,6 +361,8 @@ impl From<ScheduleCounts> for pb::GetSchedulerStatsResponse {
             jobs_failed: failed,
             jobs_held: held,
             rules_total: rules,
+            executions_pending: None,
+            executions_inflight: None,
         }
     }
 }

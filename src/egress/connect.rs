@@ -71,13 +71,7 @@ impl Egress {
         if let Some(ca) = &settings.ca {
             super::certificates(ca)?;
         }
-        Ok(Self {
-            allow: settings.allow.clone(),
-            ca: settings.ca.clone(),
-            tls: OnceLock::new(),
-            own: RwLock::default(),
-            time_max: TIME_MAX,
-        })
+        Ok(Self { allow: settings.allow.clone(), ca: settings.ca.clone(), ..Self::default() })
     }
 
     /// With another limit on the time of one exchange.
@@ -154,6 +148,19 @@ impl Egress {
             }
         }
         Err(Closed::Unreachable)
+    }
+}
+
+/// Open to the public internet alone.
+impl Default for Egress {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            ca: None,
+            tls: OnceLock::new(),
+            own: RwLock::default(),
+            time_max: TIME_MAX,
+        }
     }
 }
 

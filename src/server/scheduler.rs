@@ -68,7 +68,7 @@ pub(super) async fn open(
     let owners = Arc::new(Owners::new(gate.clone()));
     let egress = Egress::new(&settings.limits.egress)?;
     egress.never_to(own);
-    let tools = tools(Tools::new(Arc::new(egress)), &settings.scheduler).await?;
+    let tools = tools(Tools::default().with_egress(Arc::new(egress)), &settings.scheduler).await?;
     let settings = schedule::Settings {
         runners: settings.scheduler.runners.clone(),
         max_concurrent_runs: settings.scheduler.max_concurrent_runs,

@@ -40,7 +40,8 @@ fn tools(certs: Option<&TempDir>) -> Tools {
         Authorities { pem: fs::read_to_string(&path).unwrap(), origin: path.display().to_string() }
     });
     let allow = vec![Network::parse("127.0.0.1").unwrap()];
-    Tools::new(Arc::new(Egress::new(&config::Egress { allow, ca }).unwrap()))
+    let egress = Egress::new(&config::Egress { allow, ca }).unwrap();
+    Tools::default().with_egress(Arc::new(egress))
 }
 
 async fn fire(tools: &Tools, runner: Runner) -> Ended {

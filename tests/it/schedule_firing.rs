@@ -6,7 +6,6 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bailiwick::{
     authz::{self, Standing},
-    config,
     domain::{
         Clock, Grant, Namespace, PermissionSet, Principal, RequestId, Scope, Timestamp,
         permission::right::{RulesWrite, SchedulesWrite},
@@ -15,7 +14,6 @@ use bailiwick::{
         secret,
         task::RetryPolicy,
     },
-    egress::Egress,
     engine::{Engine, Floor, LeaseTerms},
     schedule::{
         Scheduler, Settings, Tools, When,
@@ -75,8 +73,7 @@ impl Folder {
         let store: Arc<dyn Store> = opened.await.unwrap();
         let engine =
             Engine::new(Arc::clone(&store), floor, Arc::clone(&clock), LeaseTerms::default());
-        let tools = Tools::new(Arc::new(Egress::new(&config::Egress::default()).unwrap()));
-        let settings = Settings::default();
+        let (settings, tools) = (Settings::default(), Tools::default());
         let scheduler =
             Scheduler::open(Arc::clone(&store), engine, Arc::new(Nobody), clock, settings, tools);
         Self { scheduler: scheduler.await.unwrap(), store }

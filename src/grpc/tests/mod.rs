@@ -149,7 +149,7 @@ async fn scheduler(
         jwt_grant_hours: 0,
         rule_id_prefixes: vec!["rule.".to_owned()],
     };
-    let tools = schedule::Tools::in_test();
+    let tools = schedule::Tools::default();
     let (engine, standing) = (Arc::clone(engine), Arc::new(NoStanding));
     Scheduler::open(store, engine, standing, clock, settings, tools).await.unwrap()
 }

@@ -4,7 +4,7 @@
 mod wire;
 
 use super::{
-    Ended, Firing, Tools,
+    Ended, Firing,
     remote::{body, named, target},
 };
 use crate::{
@@ -44,13 +44,12 @@ pub(super) fn check(
 
 /// Publishes; a confirmation is a success.
 pub(super) async fn run(
-    tools: &Tools,
+    egress: &Egress,
     firing: &Firing,
     dsn: &str,
     exchange: &str,
     routing_key: &str,
 ) -> Ended {
-    let egress = &tools.egress;
     let published = egress.exchange(async {
         let target = target(dsn, SCHEMES)?;
         // As everywhere with AMQP; a broker takes them from loopback alone.

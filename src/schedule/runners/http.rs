@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
-    Ended, Firing, Tools,
+    Ended, Firing,
     remote::{Failure, body, named, target},
 };
 use crate::{
@@ -46,8 +46,7 @@ pub(super) fn check(egress: &Egress, url: &str) -> Result<(), Error> {
 }
 
 /// Calls the URL; 2xx is a success.
-pub(super) async fn run(tools: &Tools, firing: &Firing, method: HttpMethod, url: &str) -> Ended {
-    let egress = &tools.egress;
+pub(super) async fn run(egress: &Egress, firing: &Firing, method: HttpMethod, url: &str) -> Ended {
     let status = egress.exchange(async {
         let target = target(url, SCHEMES)?;
         let request = request(firing, method, &target)?;
@@ -163,7 +162,10 @@ mod tests {
     use crate::{
         config::{self, Authorities},
         domain::{Network, schedule::Runner},
-        schedule::runners::remote::testing::{firing, tools, tools_with},
+        schedule::runners::{
+            Tools,
+            remote::testing::{firing, tools, tools_with},
+        },
         server::spawn,
     };
 

@@ -48,8 +48,9 @@ impl Ended {
 }
 
 /// What runners work with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Tools {
+    /// Unless it is set, nothing of the inside is allowed.
     egress: Arc<Egress>,
     /// None when no runner that starts processes is listed.
     processes: Option<Launcher>,
@@ -58,21 +59,14 @@ pub struct Tools {
 impl Tools {
     /// With the connector for what rules name.
     #[must_use]
-    pub const fn new(egress: Arc<Egress>) -> Self {
-        Self { egress, processes: None }
+    pub fn with_egress(self, egress: Arc<Egress>) -> Self {
+        Self { egress, ..self }
     }
 
     /// With what starts processes.
     #[must_use]
     pub fn with_processes(self, launcher: Launcher) -> Self {
         Self { processes: Some(launcher), ..self }
-    }
-
-    /// For tests of what is around them: they reach public addresses alone.
-    #[cfg(test)]
-    pub(crate) fn in_test() -> Self {
-        let egress = Egress::new(&crate::config::Egress::default());
-        Self::new(Arc::new(egress.unwrap_or_else(|error| unreachable!("{error}"))))
     }
 
     /// Whether a runner can be used as it is written; looked at when a rule is
@@ -94,7 +88,7 @@ impl Tools {
     /// Runs a job, until it has ended or this is dropped.
     pub async fn run(&self, firing: &Firing) -> Ended {
         match &firing.rule.runner {
-            Runner::Http { method, url } => http::run(self, firing, *method, url).await,
+            Runner::Http { method, url } => http::run(&self.egress, firing, *method, url).await,
             Runner::Shell { .. } | Runner::Direct { .. } | Runner::Awf { .. } => {
                 match &self.processes {
                     Some(launcher) => process::run(launcher, firing).await,
@@ -102,10 +96,10 @@ impl Tools {
                 }
             }
             Runner::Amqp { dsn, exchange, routing_key } => {
-                amqp::run(self, firing, dsn, exchange, routing_key).await
+                amqp::run(&self.egress, firing, dsn, exchange, routing_key).await
             }
             Runner::Redis { url, command, key } => {
-                redis::run(self, firing, url, *command, key).await
+                redis::run(&self.egress, firing, url, *command, key).await
             }
             // Its creation is its run: `task::run` is called for the whole of
             // what is due.

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{
-    Ended, Firing, Tools,
+    Ended, Firing,
     remote::{Failure, named, target},
 };
 use crate::{
@@ -56,13 +56,12 @@ pub(super) fn check(egress: &Egress, url: &str, key: &str) -> Result<(), Error> 
 
 /// Sends the command; an answer that is no error is a success.
 pub(super) async fn run(
-    tools: &Tools,
+    egress: &Egress,
     firing: &Firing,
     url: &str,
     command: RedisCommand,
     key: &str,
 ) -> Ended {
-    let egress = &tools.egress;
     let sent = egress.exchange(async {
         let target = target(url, SCHEMES)?;
         let mut stream = egress.connect(&target).await?;

@@ -116,7 +116,7 @@ pub(super) mod testing {
 
     pub(in super::super) fn tools_with(settings: &config::Egress, millis: u64) -> Tools {
         let egress = Egress::new(settings).unwrap().within(Duration::from_millis(millis));
-        Tools::new(Arc::new(egress))
+        Tools::default().with_egress(Arc::new(egress))
     }
 
     /// A run of a job by this runner.
@@ -141,5 +141,49 @@ pub(super) mod testing {
             attempt: 2,
             rule: Arc::new(rule),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::testing::{firing, tools};
+    use crate::domain::schedule::{HttpMethod, RedisCommand, Runner};
+
+    #[tokio::test]
+    async fn se_64_who_says_nothing_is_left_in_time() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap();
+        let tools = tools(&["127.0.0.1"], 300);
+        for runner in [
+            Runner::Http { method: HttpMethod::Get, url: format!("http://{address}").into() },
+            Runner::Http { method: HttpMethod::Get, url: format!("https://{address}").into() },
+            Runner::Amqp {
+                dsn: format!("amqp://{address}").into(),
+                exchange: "".into(),
+                routing_key: "a".into(),
+            },
+            Runner::Redis {
+                url: format!("redis://{address}").into(),
+                command: RedisCommand::Set,
+                key: "a".into(),
+            },
+        ] {
+            let ended = tools.run(&firing("job", runner)).await;
+            assert_eq!(ended.error.as_deref(), Some("timed out"));
+            assert!(ended.retryable && ended.output.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn se_64_tools_that_nobody_set_up_reach_nothing_inside() {
+        let there = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", there.local_addr().unwrap());
+        let runner = Runner::Http { method: HttpMethod::Get, url: url.into() };
+        let tools = super::super::Tools::default();
+        assert!(tools.check(&runner).is_err());
+        let ended = tools.run(&firing("job", runner)).await;
+        assert_eq!(ended.error.as_deref(), Some("refused: the address is not allowed"));
     }
 }

@@ -301,7 +301,7 @@ async fn open(
         owners,
         clock,
         settings.clone(),
-        Tools::in_test(),
+        Tools::default(),
     )
     .await
     .unwrap()

@@ -56,7 +56,7 @@ gen-check:
 	$(WITH_TOOLS) tools/gen.sh --check
 
 FUZZ_SECONDS ?= 30
-FUZZ_TARGETS ?= jwt api_key token_file gateway template ztick_logfile
+FUZZ_TARGETS ?= jwt api_key token_file line ztick_logfile gateway template
 
 # Without a sanitizer the stable toolchain will do; our code has no unsafe. New
 # inputs go to target/fuzz, findings to fuzz/artifacts; `make test` replays

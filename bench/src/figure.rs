@@ -170,10 +170,10 @@ impl Figure {
     pub(crate) const fn baseline(self) -> &'static str {
         match self {
             Self::CreateTask | Self::OneStepTasks => "tonic echo, 64 callers over 4 connections",
-            Self::Linear => "4 KiB append + fdatasync, p50",
+            Self::Linear | Self::Firing | Self::Due => "4 KiB append + fdatasync, p50",
             Self::AuthApiKey | Self::AuthCachedJwt => "the same calls with auth off",
             Self::IdleResident => "idle tonic echo",
-            Self::StartReady => "start with an empty data folder",
+            Self::StartReady | Self::StartJobs => "start with an empty data folder",
             Self::RestGet | Self::RestPost => "hand-written axum route, same engine call and auth",
             Self::GateCached => "an empty async call",
             Self::GateJwt => "the library's check of the same signatures",
@@ -182,9 +182,7 @@ impl Figure {
             Self::SetSerial => "4 KiB append + fdatasync, each second",
             Self::SetPipelined | Self::Set64 | Self::IdleConnections => "line echo",
             Self::QueryPrefix => "the same with a thousand others",
-            Self::Firing | Self::Due => "4 KiB append + fdatasync, p50",
             Self::JobBytes => "MiB of a server without jobs",
-            Self::StartJobs => "start with an empty data folder",
         }
     }
 

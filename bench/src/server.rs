@@ -152,10 +152,10 @@ impl Setup {
         let folder = self.config.parent().unwrap_or(&self.config);
         let tokens = format!("[token.bench]\nsecret = \"{SECRET}\"\nnamespace = \"*\"\n");
         fs::write(folder.join("auth.toml"), tokens).tried("write the auth file")?;
-        let mut text = fs::read_to_string(&self.config).tried("read the configuration")?;
-        text.push_str(&format!(
-            "\n[controller]\nlisten = \"{line}\"\nauth_file = \"auth.toml\"\n{LINE_LIMITS}"
-        ));
+        let text = fs::read_to_string(&self.config).tried("read the configuration")?;
+        let text = format!(
+            "{text}\n[controller]\nlisten = \"{line}\"\nauth_file = \"auth.toml\"\n{LINE_LIMITS}"
+        );
         fs::write(&self.config, text).tried("write the configuration")?;
         Ok(line)
     }

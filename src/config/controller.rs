@@ -11,6 +11,7 @@ const CONNECTIONS_MAX: u64 = 1_000_000;
 /// The longest silence that can be asked for: a week.
 const IDLE_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
 const TLS_FILES: [&str; 2] = ["controller.tls_cert", "controller.tls_key"];
+const PER_ADDRESS: &str = "controller.connections_per_address";
 const AUTH_FILE: &str = "controller.auth_file";
 
 /// Where and how the line protocol is spoken.
@@ -76,7 +77,6 @@ pub(super) fn controller(
         );
     }
     let connections = number("controller.connections", raw.connections, 1, CONNECTIONS_MAX)?;
-    const PER_ADDRESS: &str = "controller.connections_per_address";
     let per_address = number(PER_ADDRESS, raw.connections_per_address, 0, CONNECTIONS_MAX)?;
     let idle = number("controller.idle_seconds", raw.idle_seconds, 0, IDLE_SECONDS_MAX)?;
     Ok(Controller {

@@ -6,8 +6,8 @@ use super::{
 };
 use crate::schedule::jobs::{self, Change};
 
-/// How many changes one commit takes.
-pub(super) const CHANGES_MAX: usize = 1024;
+/// How many changes one commit takes: what is read at once, of short lines.
+pub(super) const CHANGES_MAX: usize = 2048;
 
 /// Answers that wait for the commit of the changes among them.
 #[derive(Debug, Default)]

@@ -335,7 +335,7 @@ impl<S: AsyncWrite + Unpin> Out<'_, S> {
 }
 
 /// Ends a stream so that what was written arrives.
-async fn finish<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+pub async fn finish<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     let ending = async {
         stream.shutdown().await?;
         let mut sink = Vec::with_capacity(4096);

@@ -132,7 +132,7 @@ pub fn secrets(rest: &str) -> Vec<Cow<'_, str>> {
     }
     let mut words = Words::new(trimmed);
     if trimmed.starts_with('"')
-        && let Ok(Some(quoted)) = words.next()
+        && let Ok(Some(quoted)) = words.word()
         && words.rest().is_empty()
     {
         secrets.push(quoted);
@@ -147,20 +147,20 @@ fn request_id(word: &str) -> Option<&str> {
 }
 
 fn instruction(mut words: Words<'_>) -> Result<Instruction<'_>, Wrong> {
-    let name = words.next()?.ok_or(Wrong::Malformed)?;
+    let name = words.word()?.ok_or(Wrong::Malformed)?;
     let parsed = match &*name {
         "SET" => Instruction::Set(word(&mut words)?, time(&mut words)?),
         "GET" => Instruction::Get(word(&mut words)?),
         "REMOVE" => Instruction::Remove(word(&mut words)?),
         "RESUME" => Instruction::Resume(word(&mut words)?),
         "HISTORY" => Instruction::History(word(&mut words)?),
-        "QUERY" => Instruction::Query(words.next()?.unwrap_or_default()),
-        "LISTRULES" => Instruction::ListRules(words.next()?.unwrap_or_default()),
+        "QUERY" => Instruction::Query(words.word()?.unwrap_or_default()),
+        "LISTRULES" => Instruction::ListRules(words.word()?.unwrap_or_default()),
         "REMOVERULE" => Instruction::RemoveRule(word(&mut words)?),
         "STAT" => Instruction::Stat,
         "SCHEDULE" => return schedule(words),
         "RULE" => {
-            return match words.next()?.as_deref() {
+            return match words.word()?.as_deref() {
                 Some("SET") => rule(words),
                 Some(_) => Err(Wrong::UnknownCommand),
                 None => Err(Wrong::Malformed),
@@ -169,17 +169,17 @@ fn instruction(mut words: Words<'_>) -> Result<Instruction<'_>, Wrong> {
         _ => return Err(Wrong::UnknownCommand),
     };
     // More than there should be was meant to say something.
-    if words.next()?.is_some() { Err(Wrong::Malformed) } else { Ok(parsed) }
+    if words.word()?.is_some() { Err(Wrong::Malformed) } else { Ok(parsed) }
 }
 
 fn word<'a>(words: &mut Words<'a>) -> Result<Cow<'a, str>, Wrong> {
-    words.next()?.ok_or(Wrong::Malformed)
+    words.word()?.ok_or(Wrong::Malformed)
 }
 
 /// A time of one word, or a date and a time of day.
 fn time<'a>(words: &mut Words<'a>) -> Result<Cow<'a, str>, Wrong> {
     let date = word(words)?;
-    Ok(match words.next()? {
+    Ok(match words.word()? {
         Some(clock) => Cow::Owned(format!("{date} {clock}")),
         None => date,
     })
@@ -254,7 +254,7 @@ fn runner(kind: RunnerKind, words: Words<'_>) -> Result<Runner, Wrong> {
 fn shell(words: Words<'_>) -> Result<Runner, Wrong> {
     let rest = words.rest();
     let mut single = words;
-    let command = match single.next() {
+    let command = match single.word() {
         Ok(Some(word)) if rest.starts_with('"') && single.rest().is_empty() => word.into_owned(),
         Ok(_) | Err(Malformed) => rest.to_owned(),
     };
@@ -283,17 +283,15 @@ mod tests {
     use super::*;
 
     fn one(line: &str) -> Instruction<'_> {
-        match parse(line.as_bytes()) {
-            Line::Instructed("r1", instruction) => instruction,
-            other => panic!("{line}: {other:?}"),
-        }
+        let parsed = parse(line.as_bytes());
+        let Line::Instructed("r1", instruction) = parsed else { panic!("{line}: {parsed:?}") };
+        instruction
     }
 
     fn wrong(line: &str) -> Wrong {
-        match parse(line.as_bytes()) {
-            Line::Wrong("r1", wrong) => wrong,
-            other => panic!("{line}: {other:?}"),
-        }
+        let parsed = parse(line.as_bytes());
+        let Line::Wrong("r1", wrong) = parsed else { panic!("{line}: {parsed:?}") };
+        wrong
     }
 
     #[test]
@@ -324,13 +322,9 @@ mod tests {
     fn runners_have_their_arguments() {
         let runner = |rest: &str| {
             let line = format!("r1 RULE SET rule.a a. {rest}");
-            match one(&line) {
-                Instruction::RuleSet(id, pattern, runner) => {
-                    assert_eq!((&*id, &*pattern), ("rule.a", "a."));
-                    runner
-                }
-                other => panic!("{other:?}"),
-            }
+            let Instruction::RuleSet(id, pattern, runner) = one(&line) else { panic!("{line}") };
+            assert_eq!((&*id, &*pattern), ("rule.a", "a."));
+            runner
         };
         let shell = |command: &str| Runner::Shell { command: command.into() };
         assert!(runner("shell echo \"a  b\" >> /tmp/x") == shell("echo \"a  b\" >> /tmp/x"));
@@ -390,9 +384,9 @@ mod tests {
 
     #[test]
     fn zt_11_a_secret_is_the_rest_of_the_line_or_in_quotes() {
-        let of = |line: &'static str| match parse(line.as_bytes()) {
-            Line::Auth(rest) => secrets(rest),
-            other => panic!("{other:?}"),
+        let of = |line: &'static str| {
+            let Line::Auth(rest) = parse(line.as_bytes()) else { panic!("{line}") };
+            secrets(rest)
         };
         assert_eq!(of("AUTH my secret"), ["my secret"]);
         assert_eq!(of("AUTH \"my secret\""), ["\"my secret\"", "my secret"]);

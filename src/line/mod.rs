@@ -22,7 +22,7 @@ use std::{
 
 use tokio::time::Instant;
 
-pub use self::connection::{Client, serve};
+pub use self::connection::{Client, finish, serve};
 use crate::{access::Gate, schedule::Scheduler};
 
 /// The longest line, without its end.

@@ -196,11 +196,15 @@ fn arguments(runner: &Runner, mut write: impl FnMut(&str)) {
         Runner::Shell { command } => write(command),
         Runner::Direct { executable, args } => {
             write(executable);
-            args.iter().for_each(|arg| write(arg));
+            for arg in args {
+                write(arg);
+            }
         }
         Runner::Awf { workflow, args } => {
             write(workflow);
-            args.iter().for_each(|arg| write(arg));
+            for arg in args {
+                write(arg);
+            }
         }
         Runner::Amqp { dsn, exchange, routing_key } => {
             write(dsn);

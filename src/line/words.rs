@@ -19,7 +19,7 @@ impl<'a> Words<'a> {
     }
 
     /// The next word; none at the end.
-    pub fn next(&mut self) -> Result<Option<Cow<'a, str>>, Malformed> {
+    pub fn word(&mut self) -> Result<Option<Cow<'a, str>>, Malformed> {
         let text = self.0.trim_start_matches(is_blank);
         let Some(quoted) = text.strip_prefix('"') else {
             let end = text.find(is_blank).unwrap_or(text.len());
@@ -44,7 +44,7 @@ impl<'a> Words<'a> {
     /// All that are left.
     pub fn all(mut self) -> Result<Vec<Cow<'a, str>>, Malformed> {
         let mut words = Vec::new();
-        while let Some(word) = self.next()? {
+        while let Some(word) = self.word()? {
             words.push(word);
         }
         Ok(words)
@@ -136,7 +136,7 @@ mod tests {
             assert_eq!(words(bad), Err(Malformed), "{bad}");
         }
         let mut line = Words::new("RULE  echo \"a  b\" ");
-        assert_eq!(line.next().unwrap().as_deref(), Some("RULE"));
+        assert_eq!(line.word().unwrap().as_deref(), Some("RULE"));
         assert_eq!(line.rest(), "echo \"a  b\"");
     }
 

@@ -30,7 +30,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a client may take to read the next part of an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A full house is worth one line of the log this often.
-const LOGGED_EVERY: Duration = Duration::from_secs(60);
+const LOGGED_EVERY: Duration = Duration::from_mins(1);
 
 /// A bound port.
 #[derive(Debug)]
@@ -138,19 +138,20 @@ async fn connection(
         () = shutdown.cancelled() => return,
     };
     match shaken {
-        Ok(Ok(stream)) => Box::pin(line::serve(service, stream, client, shutdown)).await,
+        Ok(Ok(Some(stream))) => Box::pin(line::serve(service, stream, client, shutdown)).await,
         Ok(Err(error)) => tracing::debug!(peer = %client.peer, %error, "no TLS connection"),
-        Err(_) => {}
+        Ok(Ok(None)) | Err(_) => {}
     }
 }
 
 /// Who speaks plain text gets no byte to be puzzled by (ZT-36).
-async fn handshake(stream: TcpStream, tls: &Tls) -> io::Result<TlsStream<TcpStream>> {
+async fn handshake(stream: TcpStream, tls: &Tls) -> io::Result<Option<TlsStream<TcpStream>>> {
     let mut first = [0];
     if stream.peek(&mut first).await? == 0 || first != [HANDSHAKE] {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "no TLS handshake"));
+        line::finish(stream).await;
+        return Ok(None);
     }
-    TlsAcceptor::from(tls.current().config).accept(stream).await
+    TlsAcceptor::from(tls.current().config).accept(stream).await.map(Some)
 }
 
 /// How many connections there are, and whose.

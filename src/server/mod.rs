@@ -148,9 +148,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     }
     let started = started();
     let metrics = telemetry::metrics()?;
-    let pool = DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET)?;
-    let table = Table::from_pool(&pool, &settings.auth.extra_permissions).map_err(Error::Table)?;
-    let table = Arc::new(table);
+    let (pool, table) = descriptors(settings)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let authenticator = authenticator(settings)?;
     let rings = authenticator.rings();
@@ -196,15 +194,12 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     let [grpc, http] = ports.each_ref().map(Listener::address);
     let ports = ports.map(|port| port.secured(tls.clone()));
     let listeners = listen(ports, &stack, limits, &shutdown);
-    let line = line.map(|port| {
-        loops.spawn(tls::watch(port.tls(), shutdown.clone()));
-        serve_lines(port, &core, &listeners, &shutdown)
-    });
+    let line = line.map(|port| serve_lines(port, &core, &listeners, &loops, &shutdown));
     readiness.begun().await;
     become_ready(rings, &clock, &readiness, &loops, &shutdown).await;
     loops.close();
     let auth = if matches!(settings.auth.mode, Mode::Off) { "off" } else { "on" };
-    let controller = line.map(|address| tracing::field::display(address));
+    let controller = line.map(tracing::field::display);
     tracing::info!(%grpc, %http, controller, auth, tls = tls.is_some(), version = env!("CARGO_PKG_VERSION"), "serving");
     Ok(Running {
         grpc,
@@ -218,6 +213,13 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         store: core.store,
         readiness,
     })
+}
+
+/// What the RPCs look like, and who may call them.
+fn descriptors(settings: &Settings) -> Result<(DescriptorPool, Arc<Table>), Error> {
+    let pool = DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET)?;
+    let table = Table::from_pool(&pool, &settings.auth.extra_permissions).map_err(Error::Table)?;
+    Ok((pool, Arc::new(table)))
 }
 
 fn readiness(core: &Core, keys: Arc<dyn Watched>) -> Readiness {
@@ -269,8 +271,10 @@ fn serve_lines(
     port: Port,
     core: &Core,
     listeners: &TaskTracker,
+    loops: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> SocketAddr {
+    loops.spawn(tls::watch(port.tls(), shutdown.clone()));
     let (address, service) = (port.address(), port.service(&core.scheduler, &core.gate));
     listeners.spawn(port.serve(service, listeners.clone(), shutdown.clone()));
     address

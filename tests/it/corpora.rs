@@ -8,6 +8,8 @@ mod api_key;
 mod gateway;
 #[path = "../../fuzz/src/targets/jwt.rs"]
 mod jwt;
+#[path = "../../fuzz/src/targets/line.rs"]
+mod line;
 #[path = "../../fuzz/src/targets/template.rs"]
 mod template;
 #[path = "../../fuzz/src/targets/token_file.rs"]
@@ -59,4 +61,9 @@ fn dk_03_se_34_se_35_the_corpus_of_token_file() {
 #[test]
 fn the_corpus_of_ztick_logfile() {
     replay("ztick_logfile", ztick_logfile::run);
+}
+
+#[test]
+fn zt_11_zt_14_the_corpus_of_line() {
+    replay("line", line::run);
 }

@@ -1,19 +1,16 @@
 //! The line protocol at the front door: ztick's rows, over real sockets.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
+    io::{
+        AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
+        BufReader,
+    },
     net::TcpStream,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::harness::{PATIENCE, Process, process};
@@ -29,6 +26,9 @@ pub const ADMIN: &str = "sk_admin_x9y8z7w6v5u4";
 pub const LATER: &str = "2099-04-01 12:00:00";
 pub const LATER_NS: &str = "4078728000000000000";
 pub const DENIED: &str = "r1 ERROR auth_denied insufficient namespace scope\n";
+
+/// A runner that is enabled.
+const HOOK: &str = "http POST https://hooks.example/x";
 
 /// A server that speaks it, in a folder of its own.
 #[derive(Debug)]
@@ -158,6 +158,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Self(BufReader::new(stream))
     }
 
+    pub fn into_inner(self) -> S {
+        self.0.into_inner()
+    }
+
     pub async fn send(&mut self, bytes: &[u8]) {
         self.0.get_mut().write_all(bytes).await.unwrap();
         self.0.get_mut().flush().await.unwrap();
@@ -217,7 +221,10 @@ async fn zt_01_with_auth_off_the_first_command_is_served() {
     // AUTH is harmless, as often as it comes.
     assert_eq!(wire.ask("AUTH whatever").await, "OK\n");
     assert_eq!(wire.ask("AUTH").await, "OK\n");
-    assert_eq!(wire.rows("STAT").await.iter().find(|row| row.starts_with("auth")).unwrap(), "auth_enabled false");
+    assert_eq!(
+        wire.rows("STAT").await.iter().find(|row| row.starts_with("auth")).unwrap(),
+        "auth_enabled false"
+    );
 }
 
 #[tokio::test]
@@ -233,7 +240,8 @@ async fn zt_02_to_05_auth_comes_first_and_is_right() {
     let said = server.told(format!("r1 SET deploy.early {LATER}\n").as_bytes()).await;
     assert_eq!(said, "ERROR auth_required\n");
     assert_eq!(wire.ask("r1 GET deploy.early").await, "r1 ERROR\n");
-    let said = server.told(format!("r1 SET deploy.early {LATER}\nAUTH {DEPLOY}\n").as_bytes()).await;
+    let said =
+        server.told(format!("r1 SET deploy.early {LATER}\nAUTH {DEPLOY}\n").as_bytes()).await;
     assert_eq!(said, "ERROR auth_required\n");
     for other in ["\n", "garbage\n", "r1 AUTH x\n", "auth x\n", "AUTHx\n", "\u{fffd}\n"] {
         assert_eq!(server.told(other.as_bytes()).await, "ERROR auth_required\n", "{other:?}");
@@ -243,7 +251,8 @@ async fn zt_02_to_05_auth_comes_first_and_is_right() {
         assert_eq!(server.told(none.as_bytes()).await, "ERROR auth_required\n", "{none:?}");
     }
     // ZT-05
-    for wrong in ["wrong", "", "sk_deploy_a1b2c3d4e5f", "SK_DEPLOY_A1B2C3D4E5F6", "\"\"", "deploy"] {
+    for wrong in ["wrong", "", "sk_deploy_a1b2c3d4e5f", "SK_DEPLOY_A1B2C3D4E5F6", "\"\"", "deploy"]
+    {
         let expected =
             if wrong.is_empty() { "ERROR auth_required\n" } else { "ERROR auth_failed\n" };
         assert_eq!(server.told(format!("AUTH {wrong}\n").as_bytes()).await, expected, "{wrong}");
@@ -308,7 +317,10 @@ async fn zt_07_auth_is_per_connection() {
     assert_eq!(server.told(b"r1 GET deploy.x\n").await, "ERROR auth_required\n");
     drop(first);
     assert_eq!(second.ask(&format!("r1 SET backup.x {LATER}")).await, "r1 OK\n");
-    assert_eq!(second.ask(&format!("r2 SET deploy.x {LATER}")).await, "r2 ERROR auth_denied insufficient namespace scope\n");
+    assert_eq!(
+        second.ask(&format!("r2 SET deploy.x {LATER}")).await,
+        "r2 ERROR auth_denied insufficient namespace scope\n"
+    );
 }
 
 #[tokio::test]
@@ -346,8 +358,14 @@ async fn zt_19_to_24_a_token_reaches_what_begins_with_its_namespace() {
     }
     // ZT-24, ZT-41
     assert_eq!(admin.ask("r4 REMOVE deploy.daily").await, "r4 OK\n");
-    assert_eq!(admin.ask("r5 RULE SET any app. http POST https://hooks.example/x").await, "r5 OK\n");
-    assert_eq!(admin.ask("r6 RULE SET all \"\" http POST https://hooks.example/x").await, "r6 OK\n");
+    assert_eq!(
+        admin.ask("r5 RULE SET any app. http POST https://hooks.example/x").await,
+        "r5 OK\n"
+    );
+    assert_eq!(
+        admin.ask("r6 RULE SET all \"\" http POST https://hooks.example/x").await,
+        "r6 OK\n"
+    );
     assert_eq!(admin.ask("r7 REMOVERULE any").await, "r7 OK\n");
     assert_eq!(admin.ask("r8 REMOVERULE any").await, "r8 ERROR\n");
 }
@@ -374,14 +392,29 @@ async fn zt_25_to_28_query_shows_the_namespace_alone() {
     };
     assert_eq!(figure(deploy.rows("STAT").await, "jobs_total"), "1");
     assert_eq!(figure(admin.rows("STAT").await, "jobs_planned"), "3");
-    let keys: Vec<String> =
-        admin.rows("STAT").await.iter().map(|row| row.split(' ').next().unwrap().to_owned()).collect();
+    let keys: Vec<String> = admin
+        .rows("STAT")
+        .await
+        .iter()
+        .map(|row| row.split(' ').next().unwrap().to_owned())
+        .collect();
     assert_eq!(
         keys,
         [
-            "uptime_ns", "connections", "jobs_total", "jobs_planned", "jobs_triggered",
-            "jobs_executed", "jobs_failed", "rules_total", "executions_pending",
-            "executions_inflight", "persistence", "compression", "auth_enabled", "tls_enabled",
+            "uptime_ns",
+            "connections",
+            "jobs_total",
+            "jobs_planned",
+            "jobs_triggered",
+            "jobs_executed",
+            "jobs_failed",
+            "rules_total",
+            "executions_pending",
+            "executions_inflight",
+            "persistence",
+            "compression",
+            "auth_enabled",
+            "tls_enabled",
             "framerate",
         ]
     );
@@ -394,7 +427,6 @@ async fn zt_29_to_31_se_62_a_rule_lies_inside_as_a_whole() {
     let server = Lines::guarded().await;
     let mut deploy = server.with(DEPLOY).await;
     let mut admin = server.with(ADMIN).await;
-    const HOOK: &str = "http POST https://hooks.example/x";
     let set = |names: &str| format!("r1 RULE SET {names} {HOOK}");
     assert_eq!(deploy.ask(&set("deploy.rule1 deploy.")).await, "r1 OK\n");
     assert_eq!(deploy.ask(&set("backup.rule backup.")).await, DENIED);
@@ -436,12 +468,11 @@ async fn zt_29_to_31_se_62_a_rule_lies_inside_as_a_whole() {
 async fn zt_32_the_conventional_prefix_of_rules_is_taken_off_once() {
     let server = Lines::guarded().await;
     let mut deploy = server.with(DEPLOY).await;
-    const HOOK: &str = "deploy. http POST https://hooks.example/x";
-    let set = |id: &str| format!("r1 RULE SET {id} {HOOK}");
+    let set = |id: &str| format!("r1 RULE SET {id} deploy. {HOOK}");
     assert_eq!(deploy.ask(&set("rule.deploy.")).await, "r1 OK\n");
     assert_eq!(deploy.ask(&set("rule.rule.deploy.")).await, DENIED);
     assert_eq!(deploy.ask(&set("rule.backup.")).await, DENIED);
-    assert_eq!(deploy.rows("LISTRULES").await, [format!("rule.deploy. {HOOK}")]);
+    assert_eq!(deploy.rows("LISTRULES").await, [format!("rule.deploy. deploy. {HOOK}")]);
     assert_eq!(server.with(BACKUP).await.rows("LISTRULES").await, Vec::<String>::new());
     assert_eq!(deploy.ask("r1 REMOVERULE rule.deploy.").await, "r1 OK\n");
 
@@ -473,7 +504,13 @@ async fn zt_33_zt_34_replies_have_their_ids_and_their_order() {
     let rest: Vec<&str> = said[expected.len()..].lines().skip(1).collect();
     assert_eq!(
         rest,
-        ["r9 ERROR malformed", "ERROR malformed", "ERROR malformed", "r10 ERROR malformed", "r11 OK"]
+        [
+            "r9 ERROR malformed",
+            "ERROR malformed",
+            "ERROR malformed",
+            "r10 ERROR malformed",
+            "r11 OK"
+        ]
     );
     // The example, to the byte.
     let mut wire = server.wire().await;
@@ -488,15 +525,16 @@ async fn zt_34_a_long_pipeline_is_answered_in_order() {
     let (reader, mut writer) = stream.into_split();
     let mut all = format!("AUTH {DEPLOY}\n");
     for number in 0..5_000 {
-        all.push_str(&format!("s{number} SET deploy.{number} {LATER}\n"));
+        let _ = writeln!(all, "s{number} SET deploy.{number} {LATER}");
         if number % 1_000 == 999 {
-            all.push_str(&format!("g{number} GET deploy.{number}\n"));
+            let _ = writeln!(all, "g{number} GET deploy.{number}");
         }
     }
     let writing = async { writer.write_all(all.as_bytes()).await.unwrap() };
     let reading = async {
         let mut lines = BufReader::new(reader).lines();
-        let mut next = async || timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
+        let mut next =
+            async || timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
         assert_eq!(next().await, "OK");
         for number in 0..5_000 {
             assert_eq!(next().await, format!("s{number} OK"));
@@ -517,9 +555,8 @@ async fn zt_40_zt_41_tenants_do_not_see_one_another() {
     const TENANTS: [&str; 3] = ["billing", "shipping", "inventory"];
     let mut file = "[token.admin]\nsecret = \"s-admin\"\nnamespace = \"*\"\n".to_owned();
     for tenant in TENANTS {
-        file.push_str(&format!(
-            "[token.{tenant}]\nsecret = \"s-{tenant}\"\nnamespace = \"{tenant}.\"\n"
-        ));
+        let _ =
+            write!(file, "[token.{tenant}]\nsecret = \"s-{tenant}\"\nnamespace = \"{tenant}.\"\n");
     }
     let server = Lines::with_tokens(&file).await;
     let mut admin = server.with("s-admin").await;
@@ -575,7 +612,10 @@ async fn zt_43_times_are_of_three_kinds() {
     let long = "x".repeat(513);
     assert_eq!(wire.ask(&format!("r1 SET {long} 1")).await, "r1 ERROR invalid_identifier\n");
     // Recurring, which ztick has not.
-    assert_eq!(wire.ask("r1 SCHEDULE backup.nightly every 24h AT 2099-04-01 12:00:00").await, "r1 OK\n");
+    assert_eq!(
+        wire.ask("r1 SCHEDULE backup.nightly every 24h AT 2099-04-01 12:00:00").await,
+        "r1 OK\n"
+    );
     assert_eq!(wire.ask("r1 GET backup.nightly").await, format!("r1 OK planned {LATER_NS}\n"));
     let said = wire.ask("r1 SCHEDULE backup.nightly now and then").await;
     assert!(said.starts_with("r1 ERROR invalid_recurrence "), "{said}");
@@ -601,4 +641,35 @@ async fn zt_45_a_small_client_sees_whole_lines() {
     // Several lines that came together are answered together.
     let both = format!("r4 SET deploy.b {LATER}\nr5 SET deploy.c {LATER}\n");
     assert_eq!(recv(&both).await, "r4 OK\nr5 OK\n");
+}
+
+#[tokio::test]
+async fn zt_29_to_31_se_61_commands_are_set_where_their_runner_is_listed() {
+    let controller = "auth_file = \"auth.toml\"\n[scheduler]\nrunners = [\"shell\", \"direct\"]\nrun_as = \"self\"\n";
+    let server = Lines::start(folder(THREE), controller).await;
+    let mut deploy = server.with(DEPLOY).await;
+    let set = |rest: &str| format!("r1 RULE SET {rest}");
+    assert_eq!(deploy.ask(&set("deploy.rule1 deploy. shell echo \"a  b\" | cat")).await, "r1 OK\n");
+    assert_eq!(deploy.ask(&set("deploy.rule2 deploy.x shell \"echo \\\"c\\\"\"")).await, "r1 OK\n");
+    assert_eq!(
+        deploy.ask(&set("rule.deploy. deploy.y direct /bin/echo \"a b\" c")).await,
+        "r1 OK\n"
+    );
+    assert_eq!(
+        deploy.rows("LISTRULES").await,
+        [
+            "deploy.rule1 deploy. shell \"echo \\\"a  b\\\" | cat\"",
+            "deploy.rule2 deploy.x shell \"echo \\\"c\\\"\"",
+            "rule.deploy. deploy.y direct /bin/echo \"a b\" c",
+        ]
+    );
+    for outside in
+        ["backup.rule backup. shell x", "deploy.rule backup. shell x", "deploy.r deploy shell x"]
+    {
+        assert_eq!(deploy.ask(&set(outside)).await, DENIED, "{outside}");
+    }
+    assert_eq!(
+        deploy.ask(&set("deploy.rule1 deploy. http GET https://x.example")).await,
+        "r1 ERROR runner_disabled http\n"
+    );
 }

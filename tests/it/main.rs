@@ -46,6 +46,12 @@ mod keycloak;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod line;
+#[cfg(test)]
+mod line_auth;
+#[cfg(test)]
+mod line_limits;
+#[cfg(test)]
 mod quickstart;
 #[cfg(test)]
 mod rest;

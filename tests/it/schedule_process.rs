@@ -65,7 +65,7 @@ async fn se_61_a_job_runs_its_rules_command_with_itself_as_data() {
     // `sh.$(touch owned)'"`, as a path has it.
     let mark = server.path("owned");
     let id = format!("sh.$(touch {})'\"", mark.display());
-    let in_path: String = id.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let in_path = percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC);
     job(&server, &in_path).await;
     let ran = run(&server, &in_path).await;
     assert_eq!(ran["outcome"], "executed", "{ran}");

@@ -57,6 +57,13 @@ impl Recurrence {
     /// repeat comes the first time only. What recurs by the hour or faster
     /// goes on evenly through both.
     ///
+    /// So that each call is soon done a rule has an `INTERVAL` up to 65,535, a
+    /// `COUNT` up to 1,000, or 200 where it recurs by the hour or faster with
+    /// conditions, and at most 20,000 times in one period. What the library
+    /// would answer wrongly is refused: leap seconds, days in `BYDAY` of which
+    /// some have a number, and by the minute or second with `BYHOUR` or
+    /// `BYMINUTE` an `INTERVAL` that neither divides 60 nor is divided by it.
+    ///
     /// Refused is also what has no time at or behind `start`.
     pub fn parse(text: &str, start: Nanos) -> Result<Self, String> {
         let too_long = || format!("a recurrence has at most {TEXT_BYTES_MAX} bytes");

@@ -65,7 +65,8 @@ async fn se_61_a_job_runs_its_rules_command_with_itself_as_data() {
     // `sh.$(touch owned)'"`, as a path has it.
     let mark = server.path("owned");
     let id = format!("sh.$(touch {})'\"", mark.display());
-    let in_path = percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC);
+    let in_path = percent_encoding::utf8_percent_encode(&id, percent_encoding::NON_ALPHANUMERIC);
+    let in_path = in_path.to_string();
     job(&server, &in_path).await;
     let ran = run(&server, &in_path).await;
     assert_eq!(ran["outcome"], "executed", "{ran}");

@@ -1,73 +1,69 @@
-//! The recurrence rules of RFC 5545.
+//! The recurrence rules of RFC 5545, by the library `rrule`.
 //!
-//! A rule is looked at period by period (its year, month, week, …) from the
-//! one that the moment lies in, which is found by arithmetic. The days of a
-//! period are few and are listed; its times of day may be 86,400 and are
-//! counted, not listed.
+//! The library reads and checks a rule and finds its times. What is done here
+//! makes its answers right on a time zone's calendar and bounds its work:
+//!
+//! - It walks the times of a clock without a zone; they become moments here.
+//!   Its own treatment of zones leaves out or doubles times where the clocks
+//!   change, and its zones' names are not those of the rest.
+//! - It walks from its start. That is moved, by whole intervals, to just before
+//!   the moment that is asked for.
+//! - It ends at the year 10,000. Its clock is 7,600 years ahead, which are 19
+//!   times the 400 after which the calendar repeats, days of the week
+//!   included: so a rule that has no time any more ends in the year 2,400.
+//! - A rule by the hour or faster is walked between two changes of the clock,
+//!   where elapsed time and the clock agree, and without its conditions on
+//!   days, which a second rule by the year answers: with both the library
+//!   leaves out days.
 
 mod text;
 
+use chrono::TimeZone as _;
 use jiff::{
-    Timestamp, ToSpan as _,
-    civil::{Date, DateTime, Time, Weekday},
-    tz::{AmbiguousOffset, TimeZone},
+    SignedDuration, Timestamp, ToSpan as _,
+    civil::{Date, DateTime},
+    tz::{AmbiguousOffset, Offset, TimeZone},
 };
+use rrule::{Frequency, NWeekday, RRule, RRuleSet, RRuleSetIter, Tz, Unvalidated, Weekday};
 
 pub(super) use self::text::is_one;
 use crate::domain::schedule::Nanos;
 
-/// How much one search looks at, in days and times. All days up to 2262, where
-/// nanoseconds end, are less than half of it.
-const WORK_MAX: u32 = 200_000;
-const YEAR_MAX: i16 = 2262;
+/// A rule with a COUNT is walked through to its end when it is read.
+const COUNT_MAX: usize = 1_000;
+const COUNT_MAX_COSTLY: usize = 200;
+
 const DAY: i64 = 86_400;
+const WEEK: i64 = 7;
+/// How far the library's clock is ahead.
+const AHEAD: i64 = 19 * 146_097 * DAY;
+/// How many times a period may name, which the library lists.
+const TIMES_MAX: usize = 20_000;
+/// How often one search may change to another day or to behind a change of
+/// the clock.
+const TRIES_MAX: usize = 1_000;
+/// How many changes of the clock are looked behind where a rule's steps meet
+/// none of its times of day; zones go back and forth between two offsets.
+const MISSES_MAX: usize = 2;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Frequency {
-    Yearly,
-    Monthly,
-    Weekly,
-    Daily,
-    Hourly,
-    Minutely,
-    Secondly,
-}
-
-impl Frequency {
-    /// How many seconds a period has that is counted in elapsed time.
-    const fn seconds(self) -> Option<i64> {
-        match self {
-            Self::Yearly | Self::Monthly | Self::Weekly | Self::Daily => None,
-            Self::Hourly => Some(3_600),
-            Self::Minutely => Some(60),
-            Self::Secondly => Some(1),
-        }
-    }
-}
-
-/// A rule's parts; lists are sorted and have nothing twice, an empty one was
-/// not given.
-#[derive(Clone, Debug)]
-struct Rule {
-    frequency: Frequency,
-    interval: i64,
-    months: Vec<i16>,
-    weeks: Vec<i16>,
-    year_days: Vec<i16>,
-    month_days: Vec<i16>,
-    /// With the how manieth of its month or year; 0 is all of them.
-    weekdays: Vec<(i16, i8)>,
-    hours: Vec<i16>,
-    minutes: Vec<i16>,
-    seconds: Vec<i16>,
-    positions: Vec<i16>,
-    week_start: Weekday,
-}
+const DAYS_OF_WEEK: [Weekday; 7] = [
+    Weekday::Mon,
+    Weekday::Tue,
+    Weekday::Wed,
+    Weekday::Thu,
+    Weekday::Fri,
+    Weekday::Sat,
+    Weekday::Sun,
+];
 
 /// A rule with its start, on a time zone's calendar.
 #[derive(Clone, Debug)]
 pub(super) struct Bound {
-    rule: Rule,
+    /// With what it leaves open as in its start; without its conditions on
+    /// days where those are apart.
+    rule: RRule,
+    /// The days a rule in elapsed time is limited to.
+    days: Option<RRule>,
     zone: TimeZone,
     start: DateTime,
     /// `start` in seconds since 1970.
@@ -84,43 +80,342 @@ impl Bound {
         zone: Option<&TimeZone>,
         start: Nanos,
     ) -> Result<(Self, Option<String>), String> {
-        let parsed = text::parse(text, zone, start)?;
-        let text::Parsed { mut rule, zone, start, until, count, kept } = parsed;
-        rule.complete(start);
-        let first = instant(&zone, start).ok_or("the start is out of range")?;
-        let mut bound = Self { rule, zone, start, first, last: until };
+        let text::Parsed { rule, zone, start, until, count, kept } =
+            text::parse(text, zone, start)?;
+        let out_of_range = "the start is out of range";
+        let first = instant(&zone, start).ok_or(out_of_range)?;
+        let begun = seconds(start).and_then(ahead).ok_or(out_of_range)?;
+        let (rule, days) = apart(of_start(rule, start));
+        let refused = |error: rrule::RRuleError| format!("the rule is refused: {error}");
+        let rule = rule.validate(begun).map_err(refused)?;
+        let days = days.map(|days| days.validate(begun).map_err(refused)).transpose()?;
+        let mut bound = Self { rule, days, zone, start, first, last: until };
+        bound.fits()?;
         if let Some(count) = count {
-            bound.last = bound.ends_after(count)?.into_iter().chain(until).min();
+            let greatest = bound.count_max();
+            if count > greatest {
+                return Err(format!("COUNT is at most {greatest} here; UNTIL has no bound"));
+            }
+            let last = bound.walk(first.saturating_sub(1)).take(count).last();
+            bound.last = last.into_iter().chain(until).min();
         }
         Ok((bound, kept))
     }
 
-    /// The time of the last one of so many.
-    fn ends_after(&self, count: usize) -> Result<Option<i64>, String> {
-        let mut walk = Walk::new(self, self.first.saturating_sub(1));
-        let mut last = None;
-        for _ in 0..count {
-            match walk.next() {
-                Some(time) => last = Some(time),
-                None if walk.work == 0 => {
-                    return Err("COUNT: it takes too long to find the last one".to_owned());
-                }
-                None => break,
-            }
+    /// How many times are walked when a rule with a COUNT is read; those with
+    /// conditions on the hour, minute or second cost the library more.
+    fn count_max(&self) -> usize {
+        let rule = &self.rule;
+        let by = |unit, list: &[u8]| rule.get_freq() >= unit && !list.is_empty();
+        let costly = self.days.is_some()
+            || by(Frequency::Hourly, rule.get_by_hour())
+            || by(Frequency::Minutely, rule.get_by_minute())
+            || by(Frequency::Secondly, rule.get_by_second());
+        if costly { COUNT_MAX_COSTLY } else { COUNT_MAX }
+    }
+
+    /// Whether the library finds the rule's times, and soon.
+    fn fits(&self) -> Result<(), String> {
+        let rule = &self.rule;
+        let days = match rule.get_freq() {
+            Frequency::Yearly => 366,
+            Frequency::Monthly => 31,
+            Frequency::Weekly => rule.get_by_weekday().len(),
+            Frequency::Daily | Frequency::Hourly | Frequency::Minutely | Frequency::Secondly => 1,
+        };
+        let lists = [
+            (Frequency::Hourly, rule.get_by_hour()),
+            (Frequency::Minutely, rule.get_by_minute()),
+            (Frequency::Secondly, rule.get_by_second()),
+        ];
+        // Those that are not finer than the rule's own step only limit it.
+        let finer = lists.into_iter().filter(|(unit, _)| rule.get_freq() < *unit);
+        let times: usize = finer.map(|(_, list)| list.len()).product();
+        let places = rule.get_by_set_pos();
+        let meets =
+            |place: &i32| usize::try_from(place.unsigned_abs()).is_ok_and(|n| n <= times * days);
+        if !places.is_empty() && !places.iter().any(meets) {
+            return Err("BYSETPOS names none of a period's times".to_owned());
         }
-        Ok(last)
+        if places.is_empty() && times * days > TIMES_MAX {
+            return Err("the rule names too many times of a day; a faster FREQ may do".to_owned());
+        }
+        // It goes on by one minute or hour at a time to those that are named.
+        let even = |steps: u16| steps.is_multiple_of(60) || 60_u16.is_multiple_of(steps.max(1));
+        let steps = rule.get_interval();
+        let (hours, minutes) = (!rule.get_by_hour().is_empty(), !rule.get_by_minute().is_empty());
+        let met = match rule.get_freq() {
+            Frequency::Minutely => !hours || even(steps),
+            Frequency::Secondly => {
+                let in_hours = !hours || !steps.is_multiple_of(60) || even(steps / 60);
+                (!hours && !minutes) || (even(steps) && in_hours)
+            }
+            Frequency::Yearly
+            | Frequency::Monthly
+            | Frequency::Weekly
+            | Frequency::Daily
+            | Frequency::Hourly => true,
+        };
+        if !met {
+            return Err("this FREQ with BYHOUR or BYMINUTE needs an INTERVAL that divides 60 or \
+                        is divided by it"
+                .to_owned());
+        }
+        Ok(())
     }
 
     /// The first time behind a second.
     pub(super) fn next_after(&self, after: i64) -> Option<i64> {
         let after = after.max(self.first.saturating_sub(1));
-        let next = Walk::new(self, after).next()?;
+        let next = self.walk(after).next()?;
         self.last.is_none_or(|last| next <= last).then_some(next)
     }
 
-    fn civil(&self, second: i64) -> Option<DateTime> {
-        Some(self.zone.to_datetime(Timestamp::from_second(second).ok()?))
+    /// The times behind a second.
+    fn walk(&self, after: i64) -> Box<dyn Iterator<Item = i64> + '_> {
+        match span(self.rule.get_freq()) {
+            Some(span) => Box::new(Elapsed {
+                bound: self,
+                step: span * i64::from(self.rule.get_interval()),
+                from: after.saturating_add(1),
+                days: self.days.as_ref().map(|rule| Days { rule, walk: None, next: None }),
+                stretch: None,
+            }),
+            None => Box::new(self.civil(after).into_iter().flatten()),
+        }
     }
+
+    /// The times of a rule of the calendar behind a second.
+    fn civil(&self, after: i64) -> Option<impl Iterator<Item = i64> + '_> {
+        let clock = self.zone.to_datetime(Timestamp::from_second(after).ok()?);
+        let begun = seconds(self.period_of(clock.date())?.to_datetime(jiff::civil::Time::MIN))?;
+        // No clock is changed by more than a day.
+        let behind = seconds(clock)?.saturating_sub(2 * DAY);
+        let mut last = after;
+        let times = times(&self.rule, begun)?.skip_while(move |time| *time < behind);
+        let moments = times.map_while(|time| instant(&self.zone, calendar(time)?));
+        // Several that the clocks skip together are one moment.
+        Some(moments.filter(move |time| {
+            let later = *time > last;
+            last = last.max(*time);
+            later
+        }))
+    }
+
+    /// The first day of the rule's period that a day lies in or behind.
+    fn period_of(&self, date: Date) -> Option<Date> {
+        let steps = i64::from(self.rule.get_interval());
+        // Rounded down to whole steps.
+        let whole = |passed: i64| passed.max(0) / steps * steps;
+        let months = |date: Date| i64::from(date.year()) * 12 + i64::from(date.month()) - 1;
+        let of_months = |months: i64| {
+            let month = i8::try_from(months.rem_euclid(12) + 1).ok()?;
+            Date::new(i16::try_from(months.div_euclid(12)).ok()?, month, 1).ok()
+        };
+        let start = self.start.date();
+        let days = |from: Date| date.duration_since(from).as_secs().div_euclid(DAY);
+        let behind =
+            |from: Date, days: i64| from.checked_add(SignedDuration::from_hours(days * 24)).ok();
+        match self.rule.get_freq() {
+            Frequency::Yearly => {
+                let passed = whole(i64::from(date.year()) - i64::from(start.year()));
+                of_months((i64::from(start.year()) + passed) * 12)
+            }
+            Frequency::Monthly => of_months(months(start) + whole(months(date) - months(start))),
+            Frequency::Weekly => {
+                let into = i64::from(start.weekday().to_monday_zero_offset())
+                    - i64::from(self.rule.get_week_start().num_days_from_monday());
+                let week = start.checked_sub(into.rem_euclid(WEEK).days()).ok()?;
+                behind(week, whole(days(week).div_euclid(WEEK)) * WEEK)
+            }
+            Frequency::Daily | Frequency::Hourly | Frequency::Minutely | Frequency::Secondly => {
+                behind(start, whole(days(start)))
+            }
+        }
+    }
+}
+
+/// The library means all days of a week that is named by its number alone; it
+/// is the start's day of it.
+fn of_start(rule: RRule<Unvalidated>, start: DateTime) -> RRule<Unvalidated> {
+    let days =
+        rule.get_by_month_day().len() + rule.get_by_year_day().len() + rule.get_by_weekday().len();
+    let into = usize::try_from(start.weekday().to_monday_zero_offset()).ok();
+    match into.and_then(|into| DAYS_OF_WEEK.get(into)) {
+        Some(day) if days == 0 && !rule.get_by_week_no().is_empty() => {
+            rule.by_weekday(vec![NWeekday::Every(*day)])
+        }
+        Some(_) | None => rule,
+    }
+}
+
+/// Takes the conditions on days out of a rule in elapsed time.
+fn apart(rule: RRule<Unvalidated>) -> (RRule<Unvalidated>, Option<RRule<Unvalidated>>) {
+    let any = !rule.get_by_month().is_empty()
+        || !rule.get_by_month_day().is_empty()
+        || !rule.get_by_year_day().is_empty()
+        || !rule.get_by_weekday().is_empty();
+    if span(rule.get_freq()).is_none() || !any {
+        return (rule, None);
+    }
+    let mut days = rule.clone().freq(Frequency::Yearly).interval(1).by_set_pos(Vec::new());
+    days = days.by_hour(vec![0]).by_minute(vec![0]).by_second(vec![0]);
+    if days.get_by_weekday().is_empty() {
+        // Otherwise a rule by the year would mean the start's day.
+        days = days.by_weekday(DAYS_OF_WEEK.map(NWeekday::Every).to_vec());
+    }
+    let rule = rule.by_month(&[]).by_month_day(Vec::new()).by_year_day(Vec::new());
+    (rule.by_weekday(Vec::new()), Some(days))
+}
+
+/// The times of a rule in elapsed time, in their order.
+struct Elapsed<'a> {
+    bound: &'a Bound,
+    /// The seconds from one period to the next.
+    step: i64,
+    /// What follows is not before.
+    from: i64,
+    days: Option<Days<'a>>,
+    stretch: Option<Stretch>,
+}
+
+/// The times between two changes of the clock, or of one day there.
+struct Stretch {
+    times: Times,
+    /// What the clock is ahead of UTC.
+    offset: i64,
+    /// The first second that is behind.
+    end: i64,
+    /// The change of the clock.
+    change: i64,
+}
+
+impl Iterator for Elapsed<'_> {
+    type Item = i64;
+
+    fn next(&mut self) -> Option<i64> {
+        let mut misses = 0;
+        for _ in 0..TRIES_MAX {
+            let stretch = match &mut self.stretch {
+                Some(stretch) => stretch,
+                none => match self.bound.stretch(self.from, self.step, self.days.as_mut())? {
+                    Ok(stretch) => none.insert(stretch),
+                    Err(later) => {
+                        self.from = later;
+                        continue;
+                    }
+                },
+            };
+            let (from, offset) = (self.from, stretch.offset);
+            match stretch.times.by_ref().map(|time| time - offset).find(|at| *at >= from) {
+                Some(at) if at < stretch.end => {
+                    self.from = at.checked_add(1)?;
+                    return Some(at);
+                }
+                // There is none before it, if the clock does not change.
+                Some(at) => self.from = at.min(stretch.change),
+                None => {
+                    misses += 1;
+                    if misses == MISSES_MAX || stretch.change == i64::MAX {
+                        return None;
+                    }
+                    self.from = stretch.change;
+                }
+            }
+            self.stretch = None;
+        }
+        None
+    }
+}
+
+impl Bound {
+    /// The stretch of time that a second lies in, or the second at which to
+    /// look again since no day before is allowed.
+    fn stretch(
+        &self,
+        from: i64,
+        step: i64,
+        days: Option<&mut Days<'_>>,
+    ) -> Option<Result<Stretch, i64>> {
+        let moment = Timestamp::from_second(from).ok()?;
+        let offset = i64::from(self.zone.to_offset(moment).seconds());
+        let change =
+            self.zone.following(moment).next().map_or(i64::MAX, |at| at.timestamp().as_second());
+        let mut end = change;
+        if let Some(days) = days {
+            let today = from.checked_add(offset)?.div_euclid(DAY);
+            let day = days.from(today)?;
+            if day > today {
+                return Some(Err((day * DAY - offset).min(change)));
+            }
+            end = end.min((today + 1) * DAY - offset);
+        }
+        let passed = from.checked_sub(self.first)?.div_euclid(step);
+        let begun = self.first.checked_add(passed.checked_mul(step)?)?;
+        let times = times(&self.rule, begun.checked_add(offset)?)?;
+        Some(Ok(Stretch { times, offset, end, change }))
+    }
+}
+
+/// The days that a rule allows, as days since 1970.
+struct Days<'a> {
+    rule: &'a RRule,
+    walk: Option<Times>,
+    next: Option<i64>,
+}
+
+impl Days<'_> {
+    /// The first one that is not before a day; those asked for only grow.
+    fn from(&mut self, day: i64) -> Option<i64> {
+        let walk = match &mut self.walk {
+            Some(walk) => walk,
+            none => none.insert(times(self.rule, day * DAY)?),
+        };
+        while self.next.is_none_or(|next| next < day) {
+            self.next = Some(walk.next()?.div_euclid(DAY));
+        }
+        self.next
+    }
+}
+
+/// How many seconds a period has that is counted in elapsed time.
+const fn span(frequency: Frequency) -> Option<i64> {
+    match frequency {
+        Frequency::Yearly | Frequency::Monthly | Frequency::Weekly | Frequency::Daily => None,
+        Frequency::Hourly => Some(3_600),
+        Frequency::Minutely => Some(60),
+        Frequency::Secondly => Some(1),
+    }
+}
+
+/// The times that a rule has from a start on, both by a clock without a zone,
+/// in seconds.
+fn times(rule: &RRule, start: i64) -> Option<Times> {
+    let set = RRuleSet::new(ahead(start)?).rrule(rule.clone()).limit();
+    Some(Times(set.into_iter()))
+}
+
+struct Times(RRuleSetIter);
+
+impl Iterator for Times {
+    type Item = i64;
+
+    fn next(&mut self) -> Option<i64> {
+        Some(self.0.next()?.timestamp() - AHEAD)
+    }
+}
+
+/// The time of a clock as the library has it.
+fn ahead(time: i64) -> Option<chrono::DateTime<Tz>> {
+    Tz::UTC.timestamp_opt(time.checked_add(AHEAD)?, 0).single()
+}
+
+fn seconds(at: DateTime) -> Option<i64> {
+    Some(Offset::UTC.to_timestamp(at).ok()?.as_second())
+}
+
+fn calendar(time: i64) -> Option<DateTime> {
+    Some(Offset::UTC.to_datetime(Timestamp::from_second(time).ok()?))
 }
 
 /// A time of a calendar in seconds since 1970: one that the clocks skip is the
@@ -135,393 +430,4 @@ pub(super) fn instant(zone: &TimeZone, at: DateTime) -> Option<i64> {
         }
     };
     Some(before.to_timestamp(at).ok()?.as_second())
-}
-
-impl Rule {
-    /// What the rule leaves open is as in its start.
-    fn complete(&mut self, start: DateTime) {
-        let no_days = self.weeks.is_empty()
-            && self.year_days.is_empty()
-            && self.month_days.is_empty()
-            && self.weekdays.is_empty();
-        match self.frequency {
-            Frequency::Yearly if no_days => {
-                if self.months.is_empty() {
-                    self.months.push(start.month().into());
-                }
-                self.month_days.push(start.day().into());
-            }
-            Frequency::Monthly if no_days => self.month_days.push(start.day().into()),
-            Frequency::Weekly if self.weekdays.is_empty() => {
-                self.weekdays.push((0, number(start.weekday())));
-            }
-            // A week's number alone means the start's day of the week.
-            Frequency::Yearly
-                if self.year_days.is_empty()
-                    && self.month_days.is_empty()
-                    && self.weekdays.is_empty() =>
-            {
-                self.weekdays.push((0, number(start.weekday())));
-            }
-            Frequency::Yearly
-            | Frequency::Monthly
-            | Frequency::Weekly
-            | Frequency::Daily
-            | Frequency::Hourly
-            | Frequency::Minutely
-            | Frequency::Secondly => {}
-        }
-        let defaults = [
-            (Frequency::Hourly, &mut self.hours, start.hour()),
-            (Frequency::Minutely, &mut self.minutes, start.minute()),
-            (Frequency::Secondly, &mut self.seconds, start.second()),
-        ];
-        for (unit, list, value) in defaults {
-            // What is not finer than the rule's own step is left open.
-            if self.frequency < unit && list.is_empty() {
-                list.push(value.into());
-            }
-        }
-    }
-
-    /// Whether the rule allows a day.
-    fn allows(&self, date: Date) -> bool {
-        let from_end = |day: i16, length: i16| day - length - 1;
-        let (day, length) = (i16::from(date.day()), i16::from(date.days_in_month()));
-        let (of_year, year_length) = (date.day_of_year(), date.days_in_year());
-        let either = |list: &[i16], day: i16, length: i16| {
-            list.is_empty() || list.contains(&day) || list.contains(&from_end(day, length))
-        };
-        let month = i16::from(date.month());
-        (self.months.is_empty() || self.months.contains(&month))
-            && either(&self.month_days, day, length)
-            && either(&self.year_days, of_year, year_length)
-            && (self.weekdays.is_empty() || self.allows_weekday(date))
-            && (self.weeks.is_empty() || self.allows_week(date))
-    }
-
-    fn allows_weekday(&self, date: Date) -> bool {
-        let of_year = self.frequency == Frequency::Yearly && self.months.is_empty();
-        let (day, length) = if of_year {
-            (date.day_of_year(), date.days_in_year())
-        } else {
-            (i16::from(date.day()), i16::from(date.days_in_month()))
-        };
-        let (place, from_end) = ((day - 1) / 7 + 1, -((length - day) / 7 + 1));
-        let weekday = number(date.weekday());
-        self.weekdays.iter().any(|(nth, wanted)| {
-            *wanted == weekday && (*nth == 0 || *nth == place || *nth == from_end)
-        })
-    }
-
-    /// A week is of the year that most of its days are of.
-    fn allows_week(&self, date: Date) -> bool {
-        let into_week = date.weekday().since(self.week_start);
-        let Ok(middle) = date.checked_add((3 - i32::from(into_week)).days()) else { return false };
-        let (day, length) = (middle.day_of_year(), middle.days_in_year());
-        let week = (day - 1) / 7 + 1;
-        let from_end = -((length - day) / 7 + 1);
-        self.weeks.contains(&week) || self.weeks.contains(&from_end)
-    }
-}
-
-const fn number(weekday: Weekday) -> i8 {
-    weekday.to_monday_zero_offset()
-}
-
-/// One period: all its days with all its times of day, in order.
-#[derive(Debug, Default)]
-struct Period {
-    days: Vec<Date>,
-    hours: Vec<i16>,
-    minutes: Vec<i16>,
-    seconds: Vec<i16>,
-    /// Of a rule in elapsed time: when the civil day began by the offset that
-    /// holds in this period.
-    midnight: Option<i64>,
-    /// The places that BYSETPOS names, the last first.
-    picked: Option<Vec<usize>>,
-    at: usize,
-}
-
-impl Period {
-    fn times(&self) -> usize {
-        self.hours.len() * self.minutes.len() * self.seconds.len()
-    }
-
-    fn len(&self) -> usize {
-        self.days.len() * self.times()
-    }
-
-    /// Picks by BYSETPOS.
-    fn pick(&mut self, positions: &[i16]) {
-        if positions.is_empty() {
-            return;
-        }
-        let length = self.len();
-        let place = |position: &i16| {
-            let position = isize::from(*position);
-            let from_start = position.checked_sub(1)?;
-            if position > 0 {
-                usize::try_from(from_start).ok()
-            } else {
-                length.checked_sub(position.unsigned_abs())
-            }
-        };
-        let mut picked: Vec<usize> =
-            positions.iter().filter_map(place).filter(|place| *place < length).collect();
-        picked.sort_unstable_by(|a, b| b.cmp(a));
-        picked.dedup();
-        self.picked = Some(picked);
-    }
-
-    /// Leaves out what is not behind a time of the calendar.
-    fn skip(&mut self, civil: DateTime) {
-        let before = self.days.partition_point(|day| *day < civil.date());
-        self.at = before * self.times();
-        if self.days.get(before) == Some(&civil.date()) {
-            self.at += self.times_up_to(civil.time());
-        }
-        if let Some(picked) = &mut self.picked {
-            let at = self.at;
-            picked.retain(|place| *place >= at);
-        }
-    }
-
-    /// How many times of day are not behind one.
-    fn times_up_to(&self, time: Time) -> usize {
-        let split = |list: &[i16], value: i8| {
-            let value = i16::from(value);
-            (list.partition_point(|one| *one < value), list.contains(&value))
-        };
-        let (hours, this_hour) = split(&self.hours, time.hour());
-        let (minutes, this_minute) = split(&self.minutes, time.minute());
-        let (seconds, this_second) = split(&self.seconds, time.second());
-        let mut sum = hours * self.minutes.len() * self.seconds.len();
-        if this_hour {
-            sum += minutes * self.seconds.len();
-            if this_minute {
-                sum += seconds + usize::from(this_second);
-            }
-        }
-        sum
-    }
-
-    /// The next one, in seconds since 1970.
-    fn next(&mut self, zone: &TimeZone) -> Option<i64> {
-        let place = match &mut self.picked {
-            Some(picked) => picked.pop()?,
-            None => {
-                self.at += 1;
-                self.at - 1
-            }
-        };
-        let times = self.times();
-        let day = *self.days.get(place.checked_div(times)?)?;
-        let time = place.checked_rem(times)?;
-        let second = *self.seconds.get(time % self.seconds.len())?;
-        let time = time / self.seconds.len();
-        let minute = *self.minutes.get(time % self.minutes.len())?;
-        let hour = *self.hours.get(time / self.minutes.len())?;
-        if let Some(midnight) = self.midnight {
-            let of_day = (i64::from(hour) * 60 + i64::from(minute)) * 60 + i64::from(second);
-            return midnight.checked_add(of_day);
-        }
-        let part = |value: i16| i8::try_from(value).ok();
-        let time = Time::new(part(hour)?, part(minute)?, part(second)?, 0).ok()?;
-        instant(zone, day.to_datetime(time))
-    }
-}
-
-/// The times of a rule behind a moment, in their order.
-struct Walk<'a> {
-    bound: &'a Bound,
-    /// Seconds since 1970; what follows is behind.
-    after: i64,
-    /// The period that is looked at next, counted from the start's.
-    index: i64,
-    period: Period,
-    work: u32,
-}
-
-impl<'a> Walk<'a> {
-    fn new(bound: &'a Bound, after: i64) -> Self {
-        let mut walk = Self { bound, after, index: 0, period: Period::default(), work: WORK_MAX };
-        walk.index = walk.index_of(after).unwrap_or(0).max(0);
-        walk
-    }
-
-    /// The period that a moment lies in, or the last one before it.
-    fn index_of(&self, after: i64) -> Option<i64> {
-        let Bound { rule, start, first, .. } = self.bound;
-        let civil = self.bound.civil(after)?;
-        let passed = match rule.frequency {
-            Frequency::Yearly => i64::from(civil.year()) - i64::from(start.year()),
-            Frequency::Monthly => months(civil.date()) - months(start.date()),
-            Frequency::Weekly => days(rule.week_of(start.date())?, civil.date()).div_euclid(7),
-            Frequency::Daily => days(start.date(), civil.date()),
-            Frequency::Hourly | Frequency::Minutely | Frequency::Secondly => {
-                (after - first).div_euclid(rule.frequency.seconds()?)
-            }
-        };
-        Some(passed.div_euclid(rule.interval))
-    }
-
-    /// Takes up the period of the index, or says that none follows. One
-    /// without days is empty.
-    fn take_up(&mut self) -> Option<()> {
-        let rule = &self.bound.rule;
-        self.period = if rule.frequency.seconds().is_some() {
-            self.elapsed()?
-        } else {
-            let (first, length) = self.calendar()?;
-            if first.year() > YEAR_MAX {
-                return None;
-            }
-            self.index = self.index.checked_add(1)?;
-            self.work = self.work.saturating_sub(u32::from(length.unsigned_abs()));
-            let mut days = Vec::new();
-            let mut date = first;
-            for _ in 0..length {
-                if rule.allows(date) {
-                    days.push(date);
-                }
-                date = date.tomorrow().ok()?;
-            }
-            let mut period = Period {
-                days,
-                hours: rule.hours.clone(),
-                minutes: rule.minutes.clone(),
-                seconds: rule.seconds.clone(),
-                ..Period::default()
-            };
-            period.pick(&rule.positions);
-            period.skip(self.bound.civil(self.after)?);
-            period
-        };
-        Some(())
-    }
-
-    /// The first day of a period of the calendar, and how many it has.
-    fn calendar(&self) -> Option<(Date, i16)> {
-        let Bound { rule, start, .. } = self.bound;
-        let passed = self.index.checked_mul(rule.interval)?;
-        match rule.frequency {
-            Frequency::Yearly => {
-                let year = i64::from(start.year()).checked_add(passed)?;
-                let first = Date::new(i16::try_from(year).ok()?, 1, 1).ok()?;
-                Some((first, first.days_in_year()))
-            }
-            Frequency::Monthly => {
-                let month = months(start.date()).checked_add(passed)?;
-                let year = i16::try_from(month.div_euclid(12)).ok()?;
-                let month = i8::try_from(month.rem_euclid(12) + 1).ok()?;
-                let first = Date::new(year, month, 1).ok()?;
-                Some((first, first.days_in_month().into()))
-            }
-            Frequency::Weekly => {
-                let first = rule.week_of(start.date())?;
-                Some((later(first, passed.checked_mul(7)?)?, 7))
-            }
-            Frequency::Daily | Frequency::Hourly | Frequency::Minutely | Frequency::Secondly => {
-                Some((later(start.date(), passed)?, 1))
-            }
-        }
-    }
-
-    /// A period that is counted in elapsed time. Where the rule forbids its
-    /// day, hour or minute, the next one is the first behind that.
-    fn elapsed(&mut self) -> Option<Period> {
-        let Bound { rule, first, .. } = self.bound;
-        let unit = rule.frequency.seconds()?;
-        let step = unit.checked_mul(rule.interval)?;
-        let at = self.index.checked_mul(step)?.checked_add(*first)?;
-        let civil = self.bound.civil(at)?;
-        if civil.year() > YEAR_MAX {
-            return None;
-        }
-        self.work = self.work.saturating_sub(1);
-        let (minute, second) = (i64::from(civil.minute()), i64::from(civil.second()));
-        let of_day = (i64::from(civil.hour()) * 60 + minute) * 60 + second;
-        let given = |list: &[i16], value: i8| list.is_empty() || list.contains(&value.into());
-        let behind = if !rule.allows(civil.date()) {
-            let mut day = civil.date().tomorrow().ok()?;
-            while !rule.allows(day) {
-                self.work = self.work.checked_sub(1)?;
-                day = day.tomorrow().ok()?;
-            }
-            Some(instant(&self.bound.zone, day.to_datetime(Time::midnight()))?)
-        } else if !given(&rule.hours, civil.hour()) {
-            Some(at + 3_600 - minute * 60 - second)
-        } else if rule.frequency > Frequency::Hourly && !given(&rule.minutes, civil.minute()) {
-            Some(at + 60 - second)
-        } else if rule.frequency > Frequency::Minutely && !given(&rule.seconds, civil.second()) {
-            Some(at + 1)
-        } else {
-            None
-        };
-        let next = self.index.checked_add(1)?;
-        if let Some(behind) = behind {
-            // Rounded up: the first period that does not begin before.
-            let passed = behind.checked_sub(*first)?.checked_add(step - 1)?;
-            self.index = next.max(passed.div_euclid(step));
-            return Some(Period::default());
-        }
-        self.index = next;
-        let or_own = |own: bool, list: &[i16], value: i8| {
-            if own { vec![value.into()] } else { list.to_vec() }
-        };
-        let mut period = Period {
-            days: vec![civil.date()],
-            hours: vec![civil.hour().into()],
-            minutes: or_own(unit <= 60, &rule.minutes, civil.minute()),
-            seconds: or_own(unit == 1, &rule.seconds, civil.second()),
-            midnight: Some(at - of_day),
-            ..Period::default()
-        };
-        period.pick(&rule.positions);
-        Some(period)
-    }
-}
-
-impl Iterator for Walk<'_> {
-    type Item = i64;
-
-    fn next(&mut self) -> Option<i64> {
-        while self.work > 0 {
-            self.work -= 1;
-            match self.period.next(&self.bound.zone) {
-                Some(time) if time > self.after => {
-                    self.after = time;
-                    return Some(time);
-                }
-                Some(_) => {}
-                None => self.take_up()?,
-            }
-        }
-        None
-    }
-}
-
-impl Rule {
-    /// The first day of a day's week.
-    fn week_of(&self, date: Date) -> Option<Date> {
-        let into_week = date.weekday().since(self.week_start);
-        date.checked_sub(i32::from(into_week).days()).ok()
-    }
-}
-
-fn months(date: Date) -> i64 {
-    i64::from(date.year()) * 12 + i64::from(date.month()) - 1
-}
-
-/// How many days lie between two.
-fn days(from: Date, to: Date) -> i64 {
-    let seconds = to.duration_since(from).as_secs();
-    seconds.div_euclid(DAY)
-}
-
-fn later(date: Date, days: i64) -> Option<Date> {
-    let days = i32::try_from(days).ok()?;
-    date.checked_add(jiff::Span::new().try_days(days).ok()?).ok()
 }

@@ -174,6 +174,12 @@ fn hours_go_on_through_changes_of_the_clock() {
         let times = ["2026-10-25T00:15:00Z", "2026-10-25T01:15:00Z", "2026-10-25T02:15:00Z"];
         next(text, "2026-10-25T00:00:00Z", &times);
     }
+    // Days that are left out cost no more than themselves.
+    next(
+        "FREQ=MINUTELY;BYDAY=MO,FR;BYHOUR=9;BYMINUTE=0,30",
+        "2026-04-03T09:10:00Z",
+        &["2026-04-03T09:30:00Z", "2026-04-06T09:00:00Z", "2026-04-06T09:30:00Z"],
+    );
     // Conditions are of the local clock.
     next(
         "DTSTART;TZID=Europe/Berlin:20261024T000000 RRULE:FREQ=MINUTELY;INTERVAL=30;BYHOUR=2",
@@ -243,6 +249,7 @@ fn the_examples_of_the_standard() {
         ("19970101 FREQ=YEARLY;INTERVAL=3;COUNT=4;BYYEARDAY=1,100,200", "0101 0410 0719 2000-0101"),
         ("19970519 FREQ=YEARLY;BYDAY=20MO;COUNT=3", "0519 1998-0518 1999-0517"),
         ("19970512 FREQ=YEARLY;BYWEEKNO=20;BYDAY=MO;COUNT=3", "0512 1998-0511 1999-0517"),
+        ("19970512 FREQ=YEARLY;BYWEEKNO=20;COUNT=3", "0512 1998-0511 1999-0517"),
         ("19970313 FREQ=YEARLY;BYMONTH=3;BYDAY=TH;COUNT=4", "0313 0320 0327 1998-0305"),
         ("19970902 FREQ=MONTHLY;BYDAY=FR;BYMONTHDAY=13;COUNT=3", "1998-0213 1998-0313 1998-1113"),
         ("19970913 FREQ=MONTHLY;BYDAY=SA;BYMONTHDAY=7,8,9,10,11,12,13;COUNT=3", "0913 1011 1108"),
@@ -308,7 +315,16 @@ fn what_is_no_rule_is_refused() {
         "FREQ=SECONDLY;INTERVAL=0.5",
         "FREQ=DAILY;INTERVAL=99999999999999999999",
         "FREQ=DAILY;COUNT=0",
-        "FREQ=DAILY;COUNT=10001",
+        "FREQ=DAILY;INTERVAL=65536",
+        "FREQ=DAILY;COUNT=1001",
+        "FREQ=HOURLY;BYDAY=MO;COUNT=201",
+        "FREQ=DAILY;BYSECOND=60",
+        "FREQ=MONTHLY;BYDAY=MO,2TU",
+        "FREQ=MONTHLY;BYWEEKDAY=MO",
+        "FREQ=MINUTELY;INTERVAL=7;BYHOUR=3",
+        "FREQ=SECONDLY;INTERVAL=420;BYHOUR=3",
+        "FREQ=SECONDLY;BYSECOND=1;BYSETPOS=2",
+        "FREQ=WEEKLY;BYSETPOS=2;BYHOUR=1",
         "FREQ=DAILY;COUNT=2;UNTIL=20270101",
         "FREQ=DAILY;UNTIL=tomorrow",
         "FREQ=DAILY;UNTIL=19690101",
@@ -349,7 +365,7 @@ fn what_is_no_rule_is_refused() {
 const HOSTILE: &[&str] = &[
     "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30",
     "FREQ=SECONDLY;BYMONTH=2;BYMONTHDAY=30",
-    "FREQ=SECONDLY;BYMONTH=2;BYMONTHDAY=30;BYHOUR=3;COUNT=10000",
+    "FREQ=SECONDLY;BYMONTH=2;BYMONTHDAY=30;BYHOUR=3;COUNT=200",
     "DTSTART:19700101T000000Z FREQ=SECONDLY;INTERVAL=2;BYSECOND=1",
     "DTSTART:19700101T000000Z FREQ=MINUTELY;INTERVAL=2;BYMINUTE=1",
     "DTSTART:19700101T000000Z FREQ=HOURLY;INTERVAL=2;BYHOUR=1",
@@ -407,7 +423,7 @@ fn rule_text() -> impl Strategy<Value = String> {
     };
     let part = prop_oneof![
         (1..400_i32).prop_map(|n| format!(";INTERVAL={n}")),
-        (1..20_000_i32).prop_map(|n| format!(";COUNT={n}")),
+        (1..2_000_i32).prop_map(|n| format!(";COUNT={n}")),
         numbers(1..13).prop_map(|list| format!(";BYMONTH={list}")),
         numbers(-31..32).prop_map(|list| format!(";BYMONTHDAY={list}")),
         numbers(-366..367).prop_map(|list| format!(";BYYEARDAY={list}")),

@@ -1,24 +1,16 @@
-//! How rules are written.
+//! How rules are written. What the library reads otherwise than RFC 5545 says
+//! is read or refused here.
 
-use std::collections::BTreeMap;
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use rrule::{Frequency, NWeekday, RRule, Unvalidated};
 
-use jiff::{
-    Timestamp,
-    civil::{DateTime, Weekday},
-    tz::TimeZone,
-};
-
-use super::{Frequency, Rule, instant};
+use super::instant;
 use crate::{domain::schedule::Nanos, schedule::recurrence};
-
-/// A rule with a count is walked through to its end when it is read.
-const COUNT_MAX: usize = 10_000;
-const INTERVAL_MAX: i64 = 1_000_000_000;
-const POSITION_MAX: i16 = 366;
 
 /// What a text says.
 pub(super) struct Parsed {
-    pub(super) rule: Rule,
+    /// Without its end.
+    pub(super) rule: RRule<Unvalidated>,
     pub(super) zone: TimeZone,
     pub(super) start: DateTime,
     /// In seconds since 1970; it is the last that may be.
@@ -47,7 +39,7 @@ pub(super) fn parse(text: &str, zone: Option<&TimeZone>, start: Nanos) -> Result
         }
     }
     let rule = rule.ok_or("behind DTSTART there is no RRULE")?;
-    let parts = Parts::read(rule)?;
+    let (read, until_text, count) = parts(rule)?;
     let given = begun.map(|value| started(value, zone)).transpose()?;
     let (zone, at) = match given {
         Some(given) => given,
@@ -58,17 +50,13 @@ pub(super) fn parse(text: &str, zone: Option<&TimeZone>, start: Nanos) -> Result
             (zone, at)
         }
     };
-    let until = parts.get("UNTIL").map(|text| until(text, &zone)).transpose()?;
-    let count = parts.number("COUNT", 1..=COUNT_MAX)?;
-    if until.is_some() && count.is_some() {
-        return Err("a rule has COUNT or UNTIL, not both".to_owned());
-    }
+    let until = until_text.map(|text| until(text, &zone)).transpose()?;
     let moves = count.is_some() || zone != TimeZone::UTC;
     let kept = (begun.is_none() && moves).then(|| {
         let name = zone.iana_name().unwrap_or("UTC");
         format!("DTSTART;TZID={name}:{} RRULE:{rule}", at.strftime("%Y%m%dT%H%M%S"))
     });
-    Ok(Parsed { rule: parts.rule()?, zone, start: at, until, count, kept })
+    Ok(Parsed { rule: read, zone, start: at, until, count, kept })
 }
 
 /// What stands behind `DTSTART`.
@@ -103,28 +91,18 @@ fn started(text: &str, zone: Option<&TimeZone>) -> Result<(TimeZone, DateTime), 
 /// `20260401T020000`, with a `Z` for UTC, or `20260401`, which is midnight.
 fn time(text: &str) -> Option<(DateTime, bool)> {
     let (text, is_utc) = text.strip_suffix('Z').map_or((text, false), |text| (text, true));
-    let part = |text: Option<&str>| {
-        let text = text?;
-        if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse::<i16>().ok() } else { None }
-    };
-    let small = |text: Option<&str>| i8::try_from(part(text)?).ok();
     let (date, time) = match text.split_once('T') {
         Some((date, time)) => (date, time),
+        None if is_utc => return None,
         None => (text, "000000"),
     };
-    if date.len() != 8 || time.len() != 6 || (is_utc && !text.contains('T')) {
+    let digits =
+        |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(date, 8) || !digits(time, 6) {
         return None;
     }
-    let at = DateTime::new(
-        part(date.get(..4))?,
-        small(date.get(4..6))?,
-        small(date.get(6..))?,
-        small(time.get(..2))?,
-        small(time.get(2..4))?,
-        small(time.get(4..))?,
-        0,
-    );
-    Some((at.ok()?, is_utc))
+    let at = DateTime::strptime("%Y%m%dT%H%M%S", format!("{date}T{time}")).ok()?;
+    Some((at, is_utc))
 }
 
 /// A date alone means all of that day.
@@ -136,169 +114,87 @@ fn until(text: &str, zone: &TimeZone) -> Result<i64, String> {
     instant(if is_utc { &utc } else { zone }, at).ok_or_else(wrong)
 }
 
-/// The parts of a rule by their names.
-struct Parts<'a>(BTreeMap<&'a str, &'a str>);
+/// A rule with its UNTIL and COUNT, which the library does not see.
+type Parts<'a> = (RRule<Unvalidated>, Option<&'a str>, Option<usize>);
 
-const NAMES: [&str; 14] = [
-    "FREQ",
-    "INTERVAL",
-    "COUNT",
-    "UNTIL",
-    "WKST",
-    "BYSECOND",
-    "BYMINUTE",
-    "BYHOUR",
-    "BYDAY",
-    "BYMONTHDAY",
-    "BYYEARDAY",
-    "BYWEEKNO",
-    "BYMONTH",
-    "BYSETPOS",
-];
-
-impl<'a> Parts<'a> {
-    fn read(text: &'a str) -> Result<Self, String> {
-        let mut parts = BTreeMap::new();
-        for part in text.trim_end_matches(';').split(';') {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            if !NAMES.contains(&name) {
+/// Reads a rule by the library, but for its UNTIL and COUNT.
+fn parts(text: &str) -> Result<Parts<'_>, String> {
+    // The library takes characters apart by bytes.
+    if !text.is_ascii() {
+        return Err("a rule has no other characters than ASCII".to_owned());
+    }
+    let (mut until, mut count, mut rest) = (None, None, Vec::new());
+    for part in text.trim_end_matches(';').split(';') {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let twice = match name {
+            "UNTIL" => until.replace(value).is_some(),
+            "COUNT" => count.replace(value).is_some(),
+            "BYDAY" => {
+                weekdays(value)?;
+                rest.push(part);
+                false
+            }
+            // The library has also other names, and reads them in any case.
+            "FREQ" | "INTERVAL" | "WKST" | "BYSECOND" | "BYMINUTE" | "BYHOUR" | "BYMONTHDAY"
+            | "BYYEARDAY" | "BYWEEKNO" | "BYMONTH" | "BYSETPOS" => {
+                rest.push(part);
+                false
+            }
+            _ => {
                 let name = recurrence::excerpt(name);
                 return Err(format!("`{name}` is no part of a rule that is known"));
             }
-            if value.is_empty() || parts.insert(name, value).is_some() {
-                return Err(format!("{name} has no value or stands twice"));
-            }
-        }
-        Ok(Self(parts))
-    }
-
-    fn get(&self, name: &str) -> Option<&'a str> {
-        self.0.get(name).copied()
-    }
-
-    fn number<T: std::str::FromStr + PartialOrd + std::fmt::Display>(
-        &self,
-        name: &str,
-        range: std::ops::RangeInclusive<T>,
-    ) -> Result<Option<T>, String> {
-        let Some(text) = self.get(name) else { return Ok(None) };
-        let number = text.parse::<T>().ok().filter(|number| range.contains(number));
-        let wrong = || format!("{name} is a number from {} to {}", range.start(), range.end());
-        number.map(Some).ok_or_else(wrong)
-    }
-
-    /// A list of numbers from a least one to a greatest one; where the least
-    /// is 1 also from the end, as negative ones.
-    fn list(&self, name: &str, least: i16, greatest: i16) -> Result<Vec<i16>, String> {
-        let Some(text) = self.get(name) else { return Ok(Vec::new()) };
-        let from_end = least == 1 && name != "BYMONTH";
-        let read = |text: &str| {
-            let number: i16 = text.parse().ok()?;
-            let size = if from_end { number.checked_abs()? } else { number };
-            (least..=greatest).contains(&size).then_some(number)
         };
-        let mut list = text
-            .split(',')
-            .map(read)
-            .collect::<Option<Vec<i16>>>()
-            .ok_or_else(|| format!("{name} has numbers from {least} to {greatest}"))?;
-        list.sort_unstable();
-        list.dedup();
-        Ok(list)
-    }
-
-    fn frequency(&self) -> Result<Frequency, String> {
-        match self.get("FREQ") {
-            Some("YEARLY") => Ok(Frequency::Yearly),
-            Some("MONTHLY") => Ok(Frequency::Monthly),
-            Some("WEEKLY") => Ok(Frequency::Weekly),
-            Some("DAILY") => Ok(Frequency::Daily),
-            Some("HOURLY") => Ok(Frequency::Hourly),
-            Some("MINUTELY") => Ok(Frequency::Minutely),
-            Some("SECONDLY") => Ok(Frequency::Secondly),
-            Some(_) | None => Err("FREQ is YEARLY, MONTHLY, WEEKLY, DAILY, HOURLY, MINUTELY or \
-                                   SECONDLY"
-                .to_owned()),
+        if value.is_empty() || twice {
+            return Err(format!("{name} has no value or stands twice"));
         }
     }
-
-    fn weekdays(&self) -> Result<Vec<(i16, i8)>, String> {
-        let Some(text) = self.get("BYDAY") else { return Ok(Vec::new()) };
-        let read = |text: &str| {
-            let (nth, name) = text.split_at_checked(text.len().checked_sub(2)?)?;
-            let nth =
-                if nth.is_empty() { 0 } else { nth.parse::<i16>().ok().filter(|n| *n != 0)? };
-            ((-53..=53).contains(&nth)).then_some((nth, super::number(weekday(name)?)))
-        };
-        let list = text.split(',').map(read).collect::<Option<Vec<_>>>();
-        let mut list = list.ok_or("BYDAY has days as MO, 2TU or -1FR")?;
-        list.sort_unstable();
-        list.dedup();
-        Ok(list)
+    if until.is_some() && count.is_some() {
+        return Err("a rule has COUNT or UNTIL, not both".to_owned());
     }
-
-    fn rule(&self) -> Result<Rule, String> {
-        let mut rule = Rule {
-            frequency: self.frequency()?,
-            interval: self.number("INTERVAL", 1..=INTERVAL_MAX)?.unwrap_or(1),
-            months: self.list("BYMONTH", 1, 12)?,
-            weeks: self.list("BYWEEKNO", 1, 53)?,
-            year_days: self.list("BYYEARDAY", 1, 366)?,
-            month_days: self.list("BYMONTHDAY", 1, 31)?,
-            weekdays: self.weekdays()?,
-            hours: self.list("BYHOUR", 0, 23)?,
-            minutes: self.list("BYMINUTE", 0, 59)?,
-            seconds: self.list("BYSECOND", 0, 60)?,
-            positions: self.list("BYSETPOS", 1, POSITION_MAX)?,
-            week_start: match self.get("WKST") {
-                Some(name) => weekday(name).ok_or("WKST is a day as MO")?,
-                None => Weekday::Monday,
-            },
-        };
-        // There are no leap seconds here.
-        rule.seconds.iter_mut().for_each(|second| *second = (*second).min(59));
-        rule.seconds.dedup();
-        self.fits(&rule)?;
-        Ok(rule)
-    }
-
-    /// What RFC 5545 forbids, and what would name nothing.
-    fn fits(&self, rule: &Rule) -> Result<(), String> {
-        let frequency = rule.frequency;
-        let numbered = rule.weekdays.iter().any(|(nth, _)| *nth != 0);
-        let coarse = matches!(frequency, Frequency::Yearly | Frequency::Monthly);
-        let in_between =
-            matches!(frequency, Frequency::Monthly | Frequency::Weekly | Frequency::Daily);
-        let by = self.0.keys().any(|name| name.starts_with("BY") && *name != "BYSETPOS");
-        let refused = [
-            (!rule.weeks.is_empty() && frequency != Frequency::Yearly, "BYWEEKNO needs YEARLY"),
-            (!rule.year_days.is_empty() && in_between, "BYYEARDAY does not go with this FREQ"),
-            (
-                !rule.month_days.is_empty() && frequency == Frequency::Weekly,
-                "BYMONTHDAY does not go with WEEKLY",
-            ),
-            (
-                numbered && (!coarse || !rule.weeks.is_empty()),
-                "BYDAY has numbers with MONTHLY or YEARLY alone, and not with BYWEEKNO",
-            ),
-            (!rule.positions.is_empty() && !by, "BYSETPOS needs another BY part"),
-        ];
-        match refused.into_iter().find(|(wrong, _)| *wrong) {
-            Some((_, why)) => Err(why.to_owned()),
-            None => Ok(()),
-        }
-    }
+    let number = |text: &str| {
+        let number = text.parse().ok().filter(|number| *number > 0);
+        number.ok_or("COUNT is a number from 1 on")
+    };
+    let count = count.map(number).transpose()?;
+    let rule: RRule<Unvalidated> = rest
+        .join(";")
+        .parse()
+        .map_err(|error: rrule::RRuleError| format!("the rule is refused: {error}"))?;
+    fits(&rule, rest.iter().any(|part| part.starts_with("BY") && !part.starts_with("BYSETPOS")))?;
+    Ok((rule, until, count))
 }
 
-fn weekday(name: &str) -> Option<Weekday> {
-    Some(match name {
-        "MO" => Weekday::Monday,
-        "TU" => Weekday::Tuesday,
-        "WE" => Weekday::Wednesday,
-        "TH" => Weekday::Thursday,
-        "FR" => Weekday::Friday,
-        "SA" => Weekday::Saturday,
-        "SU" => Weekday::Sunday,
-        _ => return None,
-    })
+/// The library takes any text before a day's name for no number.
+fn weekdays(text: &str) -> Result<(), String> {
+    let fits = |day: &str| {
+        let number = day.get(..day.len().checked_sub(2)?)?;
+        (number.is_empty() || number.parse::<i16>().ok()? != 0).then_some(())
+    };
+    let all: Option<()> = text.split(',').map(fits).collect();
+    all.ok_or_else(|| "BYDAY has days as MO, 2TU or -1FR".to_owned())
+}
+
+/// What RFC 5545 forbids or the library answers wrongly, and it does not say.
+fn fits(rule: &RRule<Unvalidated>, by: bool) -> Result<(), String> {
+    let days = rule.get_by_weekday();
+    let numbered = days.iter().filter(|day| matches!(day, NWeekday::Nth(..))).count();
+    let coarse = matches!(rule.get_freq(), Frequency::Yearly | Frequency::Monthly);
+    let refused = [
+        (rule.get_interval() == 0, "INTERVAL is a number from 1 to 65535"),
+        (
+            numbered > 0 && (!coarse || !rule.get_by_week_no().is_empty()),
+            "BYDAY has numbers with MONTHLY or YEARLY alone, and not with BYWEEKNO",
+        ),
+        (
+            numbered > 0 && numbered < days.len(),
+            "BYDAY has a number with each of its days or with none",
+        ),
+        (rule.get_by_month_day().contains(&0), "BYMONTHDAY has numbers from 1 to 31"),
+        (!rule.get_by_set_pos().is_empty() && !by, "BYSETPOS needs another BY part"),
+    ];
+    match refused.into_iter().find(|(wrong, _)| *wrong) {
+        Some((_, why)) => Err(why.to_owned()),
+        None => Ok(()),
+    }
 }

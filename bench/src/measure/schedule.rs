@@ -140,18 +140,22 @@ impl Caller for Setter {
 
 /// `set_serial`: one connection against the bare disk.
 pub(super) async fn set_serial(bench: &Bench) -> Result<Measured> {
-    let server = Scheduler::start(bench, None).await?;
+    let (echo, server) = (Echo::start(bench).await?, Scheduler::start(bench, None).await?);
     let folder = bench.places.folder()?;
     let numbers = Arc::default();
-    let (mut base, mut real) = (Vec::new(), Vec::new());
+    let (mut base, mut real, mut echoed) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         base.push(disk::appends(folder.path(), bench.window).await?.rate);
         sleep(REST).await;
+        let callers = Setter::all(echo.address, 1, &numbers).await?;
+        echoed.push(bench.window(callers, echo.process.pid(), &AtomicU64::new(0)).await?);
         let callers = Setter::all(server.line, 1, &numbers).await?;
         real.push(bench.window(callers, server.process.pid(), &AtomicU64::new(0)).await?);
     }
+    echo.process.stop().await?;
     server.process.stop().await?;
     Ok(Measured::new(Figure::SetSerial, rate(&real), median(&base))
+        .note(super::shown("echo", &echoed))
         .note(super::shown("server", &real)))
 }
 
@@ -170,7 +174,15 @@ pub(super) async fn set_64(bench: &Bench) -> Result<Measured> {
     server.process.stop().await?;
     Ok(Measured::new(Figure::Set64, rate(&real), rate(&base))
         .note(super::shown("echo", &base))
-        .note(super::shown("server", &real)))
+        .note(super::shown("server", &real))
+        .note(on_disk(bench).await?))
+}
+
+/// What the bare disk does, in a line.
+async fn on_disk(bench: &Bench) -> Result<String> {
+    let folder = bench.places.folder()?;
+    let disk = disk::appends(folder.path(), Duration::from_secs(1)).await?;
+    Ok(format!("disk: {:.0} appends each second", disk.rate))
 }
 
 fn rate(windows: &[Window]) -> f64 {
@@ -199,7 +211,8 @@ pub(super) async fn set_pipelined(bench: &Bench) -> Result<Measured> {
     server.process.stop().await?;
     let shown: Vec<_> = real.iter().map(|rate| format!("{rate:.0}")).collect();
     Ok(Measured::new(Figure::SetPipelined, median(&real), median(&base))
-        .note(format!("server: {} a second, {LINES} lines each", shown.join(", "))))
+        .note(format!("server: {} a second, {LINES} lines each", shown.join(", ")))
+        .note(on_disk(bench).await?))
 }
 
 /// `query_prefix`: with a million jobs outside the prefix against a thousand.

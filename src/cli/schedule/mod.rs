@@ -87,19 +87,19 @@ Examples:
 
 /// When something recurs.
 #[derive(Args, Debug)]
-#[group(id = "recurrence", multiple = false)]
+#[group(skip)]
 struct Recurrence {
     /// Again and again after so much time, as 90s, 15m, 1h30m, 2d
-    #[arg(long, value_name = "SPAN", group = "recurrence")]
+    #[arg(long, value_name = "SPAN", conflicts_with_all = ["cron", "rrule", "tz"])]
     every: Option<String>,
     /// By a cron expression of five fields, of six with the seconds first, or @daily
-    #[arg(long, value_name = "EXPRESSION", group = "recurrence")]
+    #[arg(long, value_name = "EXPRESSION", conflicts_with = "rrule")]
     cron: Option<String>,
     /// By an RRULE of RFC 5545
-    #[arg(long, value_name = "RRULE", group = "recurrence")]
+    #[arg(long, value_name = "RRULE")]
     rrule: Option<String>,
     /// The time zone of --cron or --rrule, as Europe/Berlin; UTC by default
-    #[arg(long, value_name = "ZONE", conflicts_with = "every")]
+    #[arg(long, value_name = "ZONE", requires = "zoned")]
     tz: Option<String>,
 }
 
@@ -116,6 +116,7 @@ impl Recurrence {
 }
 
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("zoned").args(["cron", "rrule"]))]
 #[command(group = ArgGroup::new("when").args(["at", "after", "every", "cron", "rrule"]).required(true).multiple(true))]
 pub(super) struct Set {
     /// The job's id; what it begins with says which rule counts
@@ -141,6 +142,7 @@ pub(super) struct List {
 }
 
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("zoned").args(["cron", "rrule"]))]
 #[command(group = ArgGroup::new("what").args(["id", "every", "cron", "rrule"]).required(true))]
 pub(super) struct Next {
     /// The job's id

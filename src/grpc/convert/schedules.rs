@@ -92,6 +92,15 @@ impl Fields {
         std::mem::take(&mut self.0.args).into_iter().map(Into::into).collect()
     }
 
+    /// ztick's clients send it as the first of `args`.
+    fn workflow(&mut self) -> Result<Arc<str>, Refusal> {
+        let args = &mut self.0.args;
+        if self.0.workflow.is_none() && args.first().is_some_and(|first| !first.starts_with('-')) {
+            self.0.workflow = Some(args.remove(0));
+        }
+        Self::needed("runner.workflow", self.0.workflow.take())
+    }
+
     fn command(&mut self) -> Result<Arc<str>, Refusal> {
         Self::needed("runner.command", self.0.command.take())
     }
@@ -192,15 +201,18 @@ impl TryFrom<pb::Runner> for Runner {
                 executable: Fields::needed("runner.executable", fields.0.executable.take())?,
                 args: fields.args(),
             },
-            pb::RunnerType::Awf => Self::Awf {
-                workflow: Fields::needed("runner.workflow", fields.0.workflow.take())?,
-                args: fields.args(),
-            },
+            pb::RunnerType::Awf => Self::Awf { workflow: fields.workflow()?, args: fields.args() },
             pb::RunnerType::Amqp => Self::Amqp {
                 dsn: Fields::address("runner.dsn", fields.0.dsn.take())?,
                 // The default exchange has no name.
                 exchange: fields.0.exchange.take().unwrap_or_default().into(),
-                routing_key: Fields::needed("runner.routing_key", fields.0.routing_key.take())?,
+                // Empty where the exchange asks for none, as a fanout.
+                routing_key: fields
+                    .0
+                    .routing_key
+                    .take()
+                    .ok_or_else(|| wrong("runner.routing_key", "is missing"))?
+                    .into(),
             },
             pb::RunnerType::Redis => fields.redis()?,
         };

@@ -141,12 +141,32 @@ async fn schedule_rules_print_tables_and_json() {
 }
 
 #[tokio::test]
+async fn schedule_set_and_next_take_time_zones() {
+    let server = Server::start().await;
+    let cron = ["--cron", "0 3 * * *", "--tz", "Europe/Berlin"];
+    let set = server.run_json(&[&["schedule", "set", "backup.daily"], &cron[..]].concat()).await;
+    assert_eq!(set["recurrence"], "CRON_TZ=Europe/Berlin 0 3 * * *");
+    let rule = ["--rrule", "FREQ=DAILY;BYHOUR=3;BYMINUTE=0;BYSECOND=0", "--tz", "Europe/Berlin"];
+    for recurrence in [cron, rule] {
+        let next = [&["schedule", "next", "-n", "2"], &recurrence[..]].concat();
+        let next = server.run(&next).await.good();
+        // 03:00 in Berlin is 01:00 or 02:00 in UTC.
+        let hours = next.lines().filter(|line| line.contains("T01:00") || line.contains("T02:00"));
+        assert_eq!(hours.count(), 2, "{next}");
+    }
+    let absent = ["schedule", "set", "a", "--cron", "@daily", "--tz", "Europe/Nowhere"];
+    assert_eq!(server.run(&absent).await.code, Some(1));
+}
+
+#[tokio::test]
 async fn schedule_commands_refuse_wrong_usage() {
     for args in [
         &["schedule", "set", "a"][..],
         &["schedule", "set", "a", "--at", LATER, "--in", "1m"],
         &["schedule", "set", "a", "--every", "1m", "--cron", "@daily"],
         &["schedule", "set", "a", "--every", "1m", "--tz", "UTC"],
+        &["schedule", "set", "a", "--at", LATER, "--tz", "Europe/Berlin"],
+        &["schedule", "set", "a", "--cron", "@daily", "--rrule", "FREQ=DAILY"],
         &["schedule", "set", "a", "--in", "soon"],
         &["schedule", "next"],
         &["schedule", "next", "a", "--cron", "@daily"],

@@ -139,6 +139,7 @@ impl Mapping {
             not_after: Some(named.not_after),
             credential_id: Arc::clone(&shown.credential_id),
             worker_scope: None,
+            issued_at: None,
         };
         Ok(Accepted {
             session: Arc::new(Session::new(Arc::new(principal), revoked.child_token())),

@@ -35,6 +35,7 @@ impl Claims {
             not_after: Some(self.not_after),
             credential_id,
             worker_scope: self.worker_scope,
+            issued_at: self.issued_at,
         }
     }
 }

@@ -443,6 +443,7 @@ impl Issued {
             not_after,
             credential_id: Arc::clone(&record.id),
             worker_scope: None,
+            issued_at: None,
         };
         let line = index.lines.entry(Arc::clone(&record.family)).or_default();
         let usage = Arc::new(Usage::new(Arc::clone(line)));

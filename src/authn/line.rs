@@ -61,6 +61,7 @@ impl LineTokens {
                 not_after: None,
                 credential_id: secret::id_of_stranger(&token.digest),
                 worker_scope: None,
+                issued_at: None,
             });
             by_name.insert(Arc::clone(&token.name), Arc::clone(&principal));
             let session = Arc::new(Session::new(principal, revoked.child_token()));

@@ -439,6 +439,7 @@ impl KeyHolder {
             not_after: None,
             credential_id: secret::id_of_stranger(&key.digest),
             worker_scope: None,
+            issued_at: None,
         };
         Self {
             session: Arc::new(Session::new(Arc::new(principal), revoked.child_token())),

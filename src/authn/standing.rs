@@ -74,7 +74,7 @@ impl Holders {
         let name = Some(&*grant.identity.issuer);
         let policy = policies.find(|policy| policy.issuer.as_deref() == name)?;
         let over = grant.until.is_some_and(|until| until <= now);
-        if over || recalls.covers(&grant.identity, Some(grant.set_at)) {
+        if over || recalls.covers(&grant.identity, grant.issued_at) {
             return None;
         }
         let bounded = |held: &Grant| Grant {
@@ -88,6 +88,7 @@ impl Holders {
             not_after: grant.until,
             credential_id: Arc::clone(&grant.credential_id),
             worker_scope: None,
+            issued_at: None,
         }))
     }
 
@@ -109,6 +110,7 @@ impl Holders {
             not_after: None,
             credential_id: Arc::clone(&grant.credential_id),
             worker_scope: None,
+            issued_at: None,
         }))
     }
 }
@@ -187,6 +189,7 @@ mod tests {
             credential_id: credential.into(),
             grants: Vec::new(),
             set_at: NOW,
+            issued_at: None,
             until: None,
         }
     }
@@ -315,6 +318,10 @@ mod tests {
         assert!(authenticator.standing(&of("idp", None), later).is_some());
         authenticator.recalls().insert(recall("ada", later));
         assert_eq!(authenticator.standing(&of("idp", None), later), None);
+        // What counts is when the token was issued, not when the rule was set.
+        let issued = |at| GrantRef { issued_at: Some(at), set_at: later, ..of("idp", None) };
+        assert_eq!(authenticator.standing(&issued(NOW), later), None);
+        assert!(authenticator.standing(&issued(later.plus_ms(1)), later.plus_ms(2)).is_some());
     }
 
     #[test]

@@ -123,6 +123,8 @@ pub struct Principal {
     pub credential_id: Arc<str>,
     /// Narrows the RPCs of workers further (`worker_namespaces`).
     pub worker_scope: Option<Scope>,
+    /// When a JWT was issued, where it says so.
+    pub issued_at: Option<Timestamp>,
 }
 
 impl Principal {
@@ -140,6 +142,7 @@ impl Principal {
             not_after: None,
             credential_id: "".into(),
             worker_scope: None,
+            issued_at: None,
         }
     }
 
@@ -211,6 +214,9 @@ pub struct GrantRef {
     pub grants: Vec<Grant>,
     /// When the work was set.
     pub set_at: Timestamp,
+    /// When the credential was issued, as a JWT says it: one that was issued
+    /// before its subject was revoked stands for nothing any more.
+    pub issued_at: Option<Timestamp>,
     /// Until when a JWT's grants count; none is until they are taken back.
     pub until: Option<Timestamp>,
 }

@@ -13,8 +13,20 @@ pub const IDENTIFIER_BYTES_MAX: usize = 512;
 
 /// Why a text is no identifier.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("an identifier has 1 to {IDENTIFIER_BYTES_MAX} bytes and no control characters")]
+#[error(
+    "an identifier has 1 to {IDENTIFIER_BYTES_MAX} bytes, no control characters or line separators"
+)]
 pub struct NotAnIdentifier;
+
+/// Whether a text is one line for everybody who reads it: no control
+/// characters, none that end a line or turn the direction of what follows.
+#[must_use]
+pub fn is_plain(text: &str) -> bool {
+    !text.chars().any(|letter| {
+        letter.is_control()
+            || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    })
+}
 
 /// The name of a job or a rule. For scopes it is its own namespace, compared
 /// as text; the grammar of namespaces does not bind it.
@@ -25,11 +37,7 @@ impl Identifier {
     /// Checks and takes a name.
     pub fn parse(text: &str) -> Result<Self, NotAnIdentifier> {
         let fits = !text.is_empty() && text.len() <= IDENTIFIER_BYTES_MAX;
-        if fits && !text.chars().any(char::is_control) {
-            Ok(Self(text.into()))
-        } else {
-            Err(NotAnIdentifier)
-        }
+        if fits && is_plain(text) { Ok(Self(text.into())) } else { Err(NotAnIdentifier) }
     }
 
     /// The name.
@@ -454,7 +462,7 @@ mod tests {
         for good in ["a", "deploy.release.v1.2.3", "with space", "ünï", &"x".repeat(512)] {
             assert_eq!(Identifier::parse(good).unwrap().as_str(), good);
         }
-        for bad in ["", "a\nb", "a\0", "\u{7f}", &"x".repeat(513)] {
+        for bad in ["", "a\nb", "a\0", "\u{7f}", "a\u{2028}b", "\u{202e}a", &"x".repeat(513)] {
             assert_eq!(Identifier::parse(bad), Err(NotAnIdentifier), "{bad:?}");
         }
         let segment = |text: &str| Identifier::parse(text).unwrap().segment().to_owned();

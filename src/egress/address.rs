@@ -9,6 +9,8 @@ const V4_RESERVED: &[([u8; 4], u32)] = &[
     ([10, 0, 0, 0], 8),
     ([100, 64, 0, 0], 10),
     ([127, 0, 0, 0], 8),
+    // Where a cloud answers its own machines.
+    ([168, 63, 129, 16], 32),
     ([169, 254, 0, 0], 16),
     ([172, 16, 0, 0], 12),
     ([192, 0, 0, 0], 24),
@@ -74,7 +76,11 @@ fn translated(address: Ipv6Addr) -> Option<Ipv4Addr> {
 /// Whether a connection to `address` ends at the listener: one on all
 /// addresses is at each of this machine's.
 pub(super) fn leads_to(address: SocketAddr, listener: SocketAddr) -> bool {
-    let (to, own) = (address.ip().to_canonical(), listener.ip().to_canonical());
+    let inner = |ip: IpAddr| match ip.to_canonical() {
+        IpAddr::V6(v6) => translated(v6).map_or(IpAddr::V6(v6), IpAddr::V4),
+        v4 @ IpAddr::V4(_) => v4,
+    };
+    let (to, own) = (inner(address.ip()), listener.ip().to_canonical());
     address.port() == listener.port()
         && (to == own || own.is_unspecified() && is_of_this_machine(to))
 }

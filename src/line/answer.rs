@@ -297,6 +297,9 @@ async fn stat<W>(
         place.and_then(|place| counts.jobs.get(place)).copied().unwrap_or(0)
     };
     let triggered = of(JobStatus::Triggered);
+    // Of the others' connections a narrower caller learns nothing.
+    let everything = *claim.scope() == Scope::Everything;
+    let connections = if everything { service.connections() } else { 1 };
     // Whose turn it is among others is nobody's business but the operator's.
     let (pending, inflight) = if *claim.scope() == Scope::Everything {
         let Figures { pending, inflight } = service.scheduler.figures();
@@ -307,7 +310,7 @@ async fn stat<W>(
     let truth = |value: bool| if value { "true" } else { "false" }.to_owned();
     for (key, value) in [
         ("uptime_ns", service.started.elapsed().as_nanos().to_string()),
-        ("connections", service.connections().to_string()),
+        ("connections", connections.to_string()),
         ("jobs_total", counts.jobs.iter().sum::<u64>().to_string()),
         ("jobs_planned", of(JobStatus::Planned).to_string()),
         ("jobs_triggered", triggered.to_string()),

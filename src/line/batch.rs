@@ -8,11 +8,15 @@ use crate::schedule::jobs::{self, Change};
 
 /// How many changes one commit takes: what is read at once, of short lines.
 pub(super) const CHANGES_MAX: usize = 2048;
+/// To read a recurrence costs as much as so many other changes.
+const RECURRENCE_WEIGHT: usize = 64;
 
 /// Answers that wait for the commit of the changes among them.
 #[derive(Debug, Default)]
 pub(super) struct Batch<'a> {
     changes: Vec<Change>,
+    /// How many changes they are worth.
+    weight: usize,
     entries: Vec<(&'a str, Entry)>,
 }
 
@@ -28,6 +32,8 @@ enum Entry {
 
 impl<'a> Batch<'a> {
     pub(super) fn change(&mut self, id: &'a str, change: Change) {
+        let recurs = matches!(&change, Change::Set(_, plan) if plan.recurrence.is_some());
+        self.weight += if recurs { RECURRENCE_WEIGHT } else { 1 };
         self.changes.push(change);
         self.entries.push((id, Entry::Change));
     }
@@ -42,7 +48,7 @@ impl<'a> Batch<'a> {
 
     /// Whether it must be made before more comes.
     pub(super) fn is_full(&self) -> bool {
-        self.changes.len() >= CHANGES_MAX || self.entries.len() >= 2 * CHANGES_MAX
+        self.weight >= CHANGES_MAX || self.entries.len() >= 2 * CHANGES_MAX
     }
 
     /// Makes the changes and writes the answers.
@@ -69,5 +75,6 @@ impl<'a> Batch<'a> {
             }
         }
         self.changes.clear();
+        self.weight = 0;
     }
 }

@@ -17,8 +17,13 @@ use super::{
     instruction::{self, Line, foreign, parse},
     reply,
 };
-use crate::{access::line::Session, domain::RequestId};
+use crate::{
+    access::{Kind, line::Session},
+    domain::RequestId,
+};
 
+/// How long an answer to a wrong secret waits where there were too many.
+const BRAKE: Duration = Duration::from_secs(1);
 /// What an idle connection reads into.
 const IDLE_BYTES: usize = 512;
 /// How much is read before it is answered.
@@ -159,7 +164,13 @@ where
                     inbox.skip(end + 1);
                     return Ok(session);
                 }
-                Err(_) => break reply::AUTH_FAILED,
+                Err(refusal) => {
+                    // Who guesses is slowed down; a good secret never is.
+                    if refusal.kind == Kind::TooMany {
+                        tokio::time::sleep(BRAKE).await;
+                    }
+                    break reply::AUTH_FAILED;
+                }
             }
         }
         if let Some(Last(said)) = ends_here(unread) {

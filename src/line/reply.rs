@@ -291,6 +291,7 @@ mod tests {
                 credential_id: Arc::clone(&who.credential_id),
                 grants: Vec::new(),
                 set_at: Timestamp::default(),
+                issued_at: None,
                 until: None,
             },
         };

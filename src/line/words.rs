@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use crate::domain::schedule::is_plain;
+
 /// The line cannot be read as words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
@@ -93,6 +95,16 @@ fn unquoted(text: &str) -> Result<(Cow<'_, str>, &str), Malformed> {
 
 /// Writes a word so that it reads back: in quotes where it needs them.
 pub fn write(out: &mut Vec<u8>, word: &str) {
+    // An answer is one line, and nothing in it steers a terminal.
+    let harmless: Cow<'_, str> = if is_plain(word) {
+        Cow::Borrowed(word)
+    } else {
+        let shown = |letter: char| {
+            if is_plain(letter.encode_utf8(&mut [0; 4])) { letter } else { '\u{fffd}' }
+        };
+        Cow::Owned(word.chars().map(shown).collect())
+    };
+    let word = &*harmless;
     let plain = !word.is_empty()
         && !word.starts_with('\\')
         && !word.contains(|letter| is_blank(letter) || letter == '"');
@@ -143,6 +155,9 @@ mod tests {
     proptest! {
         #[test]
         fn zt_11_what_is_written_reads_back(given in prop::collection::vec("[^\\n\\r]{0,12}", 1..6)) {
+            // Letters that would end the line or steer a terminal are shown as others.
+            let shown = |letter: char| if is_plain(&letter.to_string()) { letter } else { char::REPLACEMENT_CHARACTER };
+            let given: Vec<String> = given.iter().map(|word| word.chars().map(shown).collect()).collect();
             let mut line = Vec::new();
             for word in &given {
                 write(&mut line, word);

@@ -27,8 +27,13 @@ use rustix::{
     io::Errno,
     process::{
         Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid,
-        kill_process, kill_process_group, setrlimit, setsid, umask, wait, waitid,
+        getuid, kill_process, kill_process_group, setrlimit, setsid, umask, wait, waitid,
     },
+};
+
+#[cfg(target_os = "linux")]
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities,
 };
 
 use super::{RunAs, run_as::Ids};
@@ -263,6 +268,17 @@ fn put_down(ids: &OsStr) -> io::Result<()> {
         setgroups(&ids.groups)?;
         setgid(ids.gid)?;
         setuid(ids.uid)?;
+    }
+    // What the server was given beyond its user, as by a unit file, is not for
+    // commands.
+    #[cfg(target_os = "linux")]
+    if !getuid().is_root() {
+        let none = CapabilitySet::empty();
+        clear_ambient_capability_set()?;
+        set_capabilities(
+            None,
+            CapabilitySets { effective: none, permitted: none, inheritable: none },
+        )?;
     }
     // A program with the set-user-id bit is none here, so the rights stay down.
     #[cfg(target_os = "linux")]

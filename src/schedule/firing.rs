@@ -319,9 +319,9 @@ impl Scheduler {
         let owner = &rule.owner;
         if let Some(suppressed) = self.line() {
             tracing::warn!(
-                job = %job.id,
-                rule = %rule.id,
-                owner = %owner.identity,
+                job = ?job.id,
+                rule = ?rule.id,
+                owner = ?owner.identity.to_string(),
                 credential = &*owner.credential_id,
                 reason = why,
                 suppressed,
@@ -331,7 +331,7 @@ impl Scheduler {
         let text = if why == RUNNER_DISABLED {
             format!("`[scheduler] runners` does not list `{}`", rule.runner.kind().as_str())
         } else {
-            format!("who set the rule may not any more: {}", owner.identity)
+            "who set the rule may not any more".to_owned()
         };
         let end = RunEnd {
             // It did not begin: once it is resumed it has all its attempts.
@@ -383,7 +383,7 @@ impl Scheduler {
                 recurrence.next_after(after).map_or_else(rests, NextState::Recurs)
             }
             Err(problem) => {
-                tracing::error!(job = %job.id, problem, "a job's recurrence cannot be read");
+                tracing::error!(job = ?job.id, problem, "a job's recurrence cannot be read");
                 rests()
             }
         }
@@ -479,7 +479,7 @@ async fn turn(scheduler: &Scheduler, way: Way, job: &Job) -> Came {
         Ok(came) => came,
         Err(error) => {
             if let Some(suppressed) = scheduler.line() {
-                tracing::error!(error = %error, job = %job.id, suppressed, "a job could not begin yet");
+                tracing::error!(error = %error, job = ?job.id, suppressed, "a job could not begin yet");
             }
             tokio::time::sleep(PAUSE.0).await;
             Came::Nothing

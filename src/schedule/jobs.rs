@@ -7,7 +7,7 @@ use crate::{
     authz::{Claim, Permit},
     domain::{
         permission::right::{SchedulesRead, SchedulesWrite},
-        schedule::{Identifier, Job, JobStatus, Run},
+        schedule::{Identifier, Job, JobStatus, Nanos, Run},
     },
     engine::page::Query,
     storage::JobChange,
@@ -28,7 +28,7 @@ pub async fn set(
     permit: &Permit<SchedulesWrite, Identifier>,
     plan: &Plan,
 ) -> Result<Job, Error> {
-    let change = planned(scheduler, permit, plan)?;
+    let change = planned(scheduler, permit, plan).await?;
     let mut jobs = change_all(scheduler, permit, vec![change]).await?;
     jobs.pop().flatten().ok_or_else(|| Error::JobNotFound(permit.identifier().to_string()))
 }
@@ -48,13 +48,13 @@ pub async fn many(
     scheduler: &Scheduler,
     changes: &[Change],
 ) -> Result<Vec<Result<Job, Error>>, Error> {
-    let made: Vec<Result<JobChange, Error>> = changes
-        .iter()
-        .map(|change| match change {
-            Change::Set(permit, plan) => planned(scheduler, permit, plan),
+    let mut made = Vec::with_capacity(changes.len());
+    for change in changes {
+        made.push(match change {
+            Change::Set(permit, plan) => planned(scheduler, permit, plan).await,
             Change::Remove(permit) => Ok(JobChange::Remove(permit.identifier().clone())),
-        })
-        .collect();
+        });
+    }
     let good: Vec<JobChange> = made.iter().filter_map(|made| made.as_ref().ok()).cloned().collect();
     let Some(permit) = changes.first().map(Change::permit) else { return Ok(Vec::new()) };
     let mut jobs = change_all(scheduler, permit, good).await?.into_iter();
@@ -143,7 +143,7 @@ pub async fn runs(
     Ok(query.paged(listed.ok_or_else(|| Error::JobNotFound(id.to_string()))?))
 }
 
-fn planned(
+async fn planned(
     scheduler: &Scheduler,
     permit: &Permit<SchedulesWrite, Identifier>,
     plan: &Plan,
@@ -151,21 +151,43 @@ fn planned(
     let invalid = |field, message| Error::FieldInvalid { field, message };
     let now = scheduler.now().into();
     let first = plan.when.map(When::nanos);
-    let recurrence = plan
-        .recurrence
-        .as_deref()
-        .map(|text| Recurrence::parse(text, first.unwrap_or(now)))
-        .transpose()
-        .map_err(|message| invalid("recurrence", message))?;
-    let next = || recurrence.as_ref().and_then(|recurrence| recurrence.next_after(now));
-    let execution = first.or_else(next).ok_or_else(|| {
+    let (recurrence, next) = match &plan.recurrence {
+        Some(text) => {
+            let (text, next) = understood(scheduler, text.clone(), first.unwrap_or(now), now)
+                .await?
+                .map_err(|message| invalid("recurrence", message))?;
+            (Some(text), next)
+        }
+        None => (None, None),
+    };
+    let execution = first.or(next).ok_or_else(|| {
         invalid("execution", "a time, or a recurrence that has a next one, is needed".to_owned())
     })?;
     Ok(JobChange::Set {
         id: permit.identifier().clone(),
         execution,
-        recurrence: recurrence.as_ref().map(|recurrence| Arc::from(recurrence.text())),
+        recurrence,
         status: JobStatus::Planned,
+    })
+}
+
+/// A recurrence as it is kept, and its next time. To read one may take
+/// milliseconds of a processor: one at a time, and never on the threads that
+/// serve everybody.
+async fn understood(
+    scheduler: &Scheduler,
+    text: String,
+    start: Nanos,
+    now: Nanos,
+) -> Result<Result<(Arc<str>, Option<Nanos>), String>, Error> {
+    let _turn = scheduler.reading.lock().await;
+    let read = tokio::task::spawn_blocking(move || {
+        let recurrence = Recurrence::parse(&text, start)?;
+        Ok((Arc::from(recurrence.text()), recurrence.next_after(now)))
+    });
+    read.await.map_err(|error| {
+        tracing::error!(%error, "a recurrence could not be read");
+        Error::FieldInvalid { field: "recurrence", message: "it cannot be read".to_owned() }
     })
 }
 

@@ -9,6 +9,10 @@ use std::{
 /// A lane may have this many times as many runs as places are free: one that
 /// has no end of slow jobs leaves some places to the others.
 const SHARE: usize = 4;
+/// How many wait in all lanes together. One lane takes so many parts of the
+/// room that is left, so that many names leave some to another one.
+const WAITING_ALL: usize = 12_288;
+const LANES: usize = 8;
 
 /// The lanes to one kind of places.
 #[derive(Debug)]
@@ -61,11 +65,13 @@ impl<T> Lanes<T> {
         if lane.full {
             return false;
         }
+        let left = WAITING_ALL.saturating_sub(self.waiting);
+        let room = self.waiting_max.min((left / LANES).max(1));
         if lane.waiting.is_empty() {
             self.turns.push_back(segment.into());
         }
         lane.waiting.push_back(item);
-        lane.full = lane.waiting.len() >= self.waiting_max;
+        lane.full = lane.waiting.len() >= room;
         self.waiting = self.waiting.saturating_add(1);
         true
     }
@@ -86,7 +92,8 @@ impl<T> Lanes<T> {
             let Some(item) = lane.waiting.pop_front() else { continue };
             lane.running = lane.running.saturating_add(1);
             // Not before half of it is empty: each time the store is asked.
-            let room = lane.full && lane.waiting.len() <= self.waiting_max / 2;
+            let half = self.waiting_max.min(WAITING_ALL / LANES) / 2;
+            let room = lane.full && lane.waiting.len() <= half;
             lane.full &= !room;
             if !lane.waiting.is_empty() {
                 self.turns.push_back(segment);

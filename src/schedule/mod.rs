@@ -82,7 +82,11 @@ pub struct Scheduler {
     tools: Tools,
     rules: RwLock<Arc<RuleTable>>,
     /// Rules are changed one after the other.
-    order: tokio::sync::Mutex<()>,
+    order: Arc<tokio::sync::Mutex<()>>,
+    /// Recurrences are read one at a time.
+    reading: tokio::sync::Mutex<()>,
+    /// Changes of rules that go on without their callers.
+    changes: TaskTracker,
     alarm: Alarm,
     work: Mutex<Work>,
     /// Rings when a run has ended.
@@ -157,7 +161,9 @@ impl Scheduler {
             settings,
             tools,
             rules: RwLock::new(Arc::new(rules)),
-            order: tokio::sync::Mutex::default(),
+            order: Arc::default(),
+            reading: tokio::sync::Mutex::default(),
+            changes: TaskTracker::new(),
             alarm: Alarm::default(),
             work: Mutex::new(work),
             ended: Notify::new(),
@@ -203,6 +209,7 @@ impl Scheduler {
 
     /// What jobs and rules there are in the caller's scope.
     pub async fn counts(&self, claim: &Claim<SchedulesRead>) -> Result<ScheduleCounts, Error> {
-        Ok(self.store.schedule_counts(claim.scope()).await?)
+        let rules = self.rules_in(claim.scope());
+        Ok(ScheduleCounts { rules, ..self.store.schedule_counts(claim.scope()).await? })
     }
 }

@@ -1,18 +1,23 @@
 //! Rules: set, list, remove (SE-62, SE-63).
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+
+use tokio::sync::OwnedMutexGuard;
 
 use super::{Error, PageRequest, Paged, Scheduler, table::RuleTable};
 use crate::{
     authz::{self, Claim},
     domain::{
-        Permission, RequestId,
+        Permission, RequestId, Scope,
         permission::right::{RulesRead, RulesWrite},
         principal::{GrantRef, Source},
-        schedule::{IDENTIFIER_BYTES_MAX, Identifier, Rule, Runner},
+        schedule::{IDENTIFIER_BYTES_MAX, Identifier, Rule, Runner, is_plain},
         task::RetryPolicy,
     },
 };
+
+/// How many rules there are at most: all of them are in memory.
+const RULES_MAX: usize = 10_000;
 
 /// A rule to be set.
 #[derive(Clone, Debug)]
@@ -29,14 +34,16 @@ pub struct NewRule {
 
 /// Sets a rule, new or in place of the one of its name.
 pub async fn set(
-    scheduler: &Scheduler,
+    scheduler: &Arc<Scheduler>,
     claim: &Claim<RulesWrite>,
     new: NewRule,
 ) -> Result<Arc<Rule>, Error> {
     let NewRule { id, pattern, runner, retry } = new;
     in_scope(scheduler, claim, &id, &pattern)?;
-    if pattern.len() > IDENTIFIER_BYTES_MAX || pattern.chars().any(char::is_control) {
-        let message = format!("at most {IDENTIFIER_BYTES_MAX} bytes and no control characters");
+    if pattern.len() > IDENTIFIER_BYTES_MAX || !is_plain(&pattern) {
+        let message = format!(
+            "at most {IDENTIFIER_BYTES_MAX} bytes, no control characters or line separators"
+        );
         return Err(Error::FieldInvalid { field: "pattern", message });
     }
     may_run(scheduler, claim, &pattern, &runner)?;
@@ -44,19 +51,39 @@ pub async fn set(
     let owner = owner(scheduler, claim);
     let rule = Rule { id, pattern: pattern.into(), runner, retry, owner };
 
-    let _one_by_one = scheduler.order.lock().await;
-    let replaces = scheduler.table().get(&rule.id);
-    if let Some(old) = &replaces {
-        may_change(scheduler, claim, old)?;
+    let turn = Arc::clone(&scheduler.order).lock_owned().await;
+    let table = scheduler.table();
+    let replaces = table.get(&rule.id);
+    match &replaces {
+        Some(old) => may_change(scheduler, claim, old)?,
+        None if table.len() >= RULES_MAX => {
+            let message = format!("there are {RULES_MAX} rules, which is the most; remove some");
+            return Err(Error::FieldInvalid { field: "id", message });
+        }
+        None => {}
     }
     let replaces = replaces.map(|old| (*old).clone());
-    let now = scheduler.now();
-    if !scheduler.store.set_rule(rule.clone(), replaces, &claim.stamp(), now).await? {
-        return Err(changed());
-    }
-    let rule = Arc::new(rule);
-    scheduler.replace(|table| table.with(Arc::clone(&rule)));
+    let (stamp, now, rule) = (claim.stamp(), scheduler.now(), Arc::new(rule));
+    let (owned, set) = (Arc::clone(scheduler), Arc::clone(&rule));
+    let change = async move {
+        let done = owned.store.set_rule((*set).clone(), replaces, &stamp, now).await;
+        owned.settle(turn, done, |table| table.with(set)).await
+    };
+    whole(scheduler, change).await?;
     Ok(rule)
+}
+
+/// Makes a change to its end, whether or not its caller still waits: what is
+/// on disk and what is in memory must not part.
+async fn whole(
+    scheduler: &Scheduler,
+    change: impl Future<Output = Result<(), Error>> + Send + 'static,
+) -> Result<(), Error> {
+    let done = scheduler.changes.spawn(change).await;
+    done.unwrap_or_else(|error| {
+        tracing::error!(%error, "a change of a rule broke");
+        Err(changed())
+    })
 }
 
 /// One rule whose name lies in the scope.
@@ -98,21 +125,23 @@ pub fn list(
 
 /// Removes a rule.
 pub async fn remove(
-    scheduler: &Scheduler,
+    scheduler: &Arc<Scheduler>,
     claim: &Claim<RulesWrite>,
     id: &Identifier,
 ) -> Result<Arc<Rule>, Error> {
     if !claim.scope().contains_text(scheduler.bare(id)) {
         return Err(Error::OutsideScope(id.to_string()));
     }
-    let _one_by_one = scheduler.order.lock().await;
+    let turn = Arc::clone(&scheduler.order).lock_owned().await;
     let rule = scheduler.table().get(id).ok_or_else(|| Error::RuleNotFound(id.to_string()))?;
     may_change(scheduler, claim, &rule)?;
-    let now = scheduler.now();
-    if !scheduler.store.remove_rule((*rule).clone(), &claim.stamp(), now).await? {
-        return Err(changed());
-    }
-    scheduler.replace(|table| table.without(id));
+    let (stamp, now, id) = (claim.stamp(), scheduler.now(), id.clone());
+    let (owned, gone) = (Arc::clone(scheduler), (*rule).clone());
+    let change = async move {
+        let done = owned.store.remove_rule(gone, &stamp, now).await;
+        owned.settle(turn, done, |table| table.without(&id)).await
+    };
+    whole(scheduler, change).await?;
     Ok(rule)
 }
 
@@ -202,6 +231,7 @@ fn owner(scheduler: &Scheduler, claim: &Claim<RulesWrite>) -> GrantRef {
         credential_id: Arc::clone(&principal.credential_id),
         grants: if jwt { principal.grants.clone() } else { Vec::new() },
         set_at,
+        issued_at: principal.issued_at,
         until,
     }
 }
@@ -211,6 +241,13 @@ fn changed() -> Error {
 }
 
 impl Scheduler {
+    /// How many rules' names lie in a scope.
+    pub(super) fn rules_in(&self, scope: &Scope) -> u64 {
+        let table = self.table();
+        let held = table.by_name().filter(|rule| scope.contains_text(self.bare(&rule.id)));
+        u64::try_from(held.count()).unwrap_or(u64::MAX)
+    }
+
     /// A rule's name as scopes see it.
     fn bare<'a>(&self, id: &'a Identifier) -> &'a str {
         let mut prefixes = self.settings.rule_id_prefixes.iter();
@@ -218,8 +255,23 @@ impl Scheduler {
         bare.unwrap_or(id.as_str())
     }
 
-    fn replace(&self, change: impl FnOnce(&RuleTable) -> RuleTable) {
-        let mut rules = self.rules.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *rules = Arc::new(change(&rules));
+    /// Brings the rules in memory to where the store is. When it is not sure
+    /// what is on disk, the rules are read again.
+    async fn settle(
+        &self,
+        turn: OwnedMutexGuard<()>,
+        done: crate::storage::Result<bool>,
+        change: impl FnOnce(&RuleTable) -> RuleTable,
+    ) -> Result<(), Error> {
+        let (table, answer) = match done {
+            Ok(true) => (change(&self.table()), Ok(())),
+            Ok(false) => (RuleTable::new(self.store.rules().await?), Err(changed())),
+            Err(error) => (RuleTable::new(self.store.rules().await?), Err(error.into())),
+        };
+        // Made before: whoever looks a rule up waits for the exchange alone.
+        let table = Arc::new(table);
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = table;
+        drop(turn);
+        answer
     }
 }

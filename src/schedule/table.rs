@@ -45,6 +45,10 @@ impl RuleTable {
         Self::of(by_name)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
     pub(super) fn get(&self, id: &Identifier) -> Option<Arc<Rule>> {
         self.by_name.get(id).cloned()
     }
@@ -95,6 +99,7 @@ mod tests {
                 credential_id: "credential".into(),
                 grants: Vec::new(),
                 set_at: Timestamp::from_micros(0),
+                issued_at: None,
                 until: None,
             },
         }

@@ -57,6 +57,7 @@ async fn fire(tools: &Tools, runner: Runner) -> Ended {
             credential_id: "".into(),
             grants: Vec::new(),
             set_at: Timestamp::from_micros(0),
+            issued_at: None,
             until: None,
         },
     };

@@ -48,6 +48,7 @@ fn principal(source: Source, subject: &str, credential: &str) -> Arc<Principal> 
         not_after: None,
         credential_id: credential.into(),
         worker_scope: None,
+        issued_at: None,
     })
 }
 

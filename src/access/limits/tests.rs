@@ -30,6 +30,7 @@ fn principal(source: Source, subject: &str, credential: &str) -> Principal {
         not_after: None,
         credential_id: credential.into(),
         worker_scope: None,
+        issued_at: None,
     }
 }
 

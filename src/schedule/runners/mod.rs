@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::Error;
 use crate::{
-    domain::schedule::{Identifier, Nanos, Rule, Runner},
+    domain::schedule::{Identifier, Nanos, Rule, Runner, is_plain},
     egress::Egress,
     process::Launcher,
 };
@@ -72,6 +72,12 @@ impl Tools {
     /// Whether a runner can be used as it is written; looked at when a rule is
     /// set.
     pub fn check(&self, runner: &Runner) -> Result<(), Error> {
+        for (field, text) in texts(runner) {
+            if !is_plain(text) {
+                let message = "control characters and line separators are not allowed".to_owned();
+                return Err(Error::FieldInvalid { field, message });
+            }
+        }
         match runner {
             Runner::Http { url, .. } => http::check(&self.egress, url),
             Runner::Shell { .. } | Runner::Direct { .. } | Runner::Awf { .. } => {
@@ -105,6 +111,32 @@ impl Tools {
             // what is due.
             Runner::Task { .. } => Ended::failed("a task is created, not run"),
         }
+    }
+}
+
+/// What is one line in lists and logs. A shell's command may have several.
+fn texts(runner: &Runner) -> Vec<(&'static str, &str)> {
+    match runner {
+        Runner::Task { template, version, .. } => {
+            let version = version.iter().map(|version| ("runner.template", &**version));
+            std::iter::once(("runner.template", &**template)).chain(version).collect()
+        }
+        Runner::Http { url, .. } => vec![("runner.url", url)],
+        Runner::Shell { .. } => Vec::new(),
+        Runner::Direct { executable, args } => {
+            let args = args.iter().map(|arg| ("runner.args", &**arg));
+            std::iter::once(("runner.executable", &**executable)).chain(args).collect()
+        }
+        Runner::Awf { workflow, args } => {
+            let args = args.iter().map(|arg| ("runner.args", &**arg));
+            std::iter::once(("runner.workflow", &**workflow)).chain(args).collect()
+        }
+        Runner::Amqp { dsn, exchange, routing_key } => vec![
+            ("runner.dsn", dsn),
+            ("runner.exchange", exchange),
+            ("runner.routing_key", routing_key),
+        ],
+        Runner::Redis { url, key, .. } => vec![("runner.url", url), ("runner.key", key)],
     }
 }
 

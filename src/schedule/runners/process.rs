@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn zt_08_commands_are_what_the_rule_says() {
+    fn commands_are_what_the_rule_says() {
         assert_eq!(command(&shell("a $(b)")), ["/bin/sh", "-c", "a $(b)"]);
         assert_eq!(command(&direct("/bin/a", &["b c", "-d"])), ["/bin/a", "b c", "-d"]);
         assert_eq!(command(&awf("w", &["--input", "k=v"])), ["awf", "run", "w", "--input", "k=v"]);

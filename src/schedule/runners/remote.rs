@@ -70,6 +70,10 @@ pub(super) fn named(
     schemes: &[Scheme],
 ) -> Result<Target, Error> {
     let wrong = |message: String| Error::FieldInvalid { field, message };
+    if text.contains("://***") {
+        // What lists show would be kept as the password.
+        return Err(wrong("write the credentials in the place of `***`".to_owned()));
+    }
     let target = Target::parse(text, schemes).map_err(|problem| {
         let names: Vec<&str> = schemes.iter().map(|scheme| scheme.name).collect();
         wrong(format!("{problem}; {}://host:port/…", names.join(":// or ")))
@@ -132,6 +136,7 @@ pub(super) mod testing {
                 credential_id: "".into(),
                 grants: Vec::new(),
                 set_at: Timestamp::from_micros(0),
+                issued_at: None,
                 until: None,
             },
         };

@@ -1,3 +1,4 @@
 mod firing;
 mod house;
+mod rules;
 mod turns;

@@ -22,6 +22,7 @@ fn owner(at: Timestamp) -> GrantRef {
         credential_id: "credential".into(),
         grants: Vec::new(),
         set_at: at,
+        issued_at: None,
         until: None,
     }
 }

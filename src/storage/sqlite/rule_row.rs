@@ -61,6 +61,7 @@ struct OwnerRow {
     credential_id: String,
     grants: Vec<(Vec<String>, Vec<PrefixRow>)>,
     set_at: i64,
+    issued_at: Option<i64>,
     until: Option<i64>,
 }
 
@@ -71,7 +72,8 @@ pub(super) fn write(rule: &Rule) -> Result<Written> {
     let RetryPolicy { retryable, max_attempts, backoff, base_ms, max_ms } = rule.retry;
     let backoff = row::backoff_code(backoff);
     let retry = RetryRow { retryable, max_attempts, backoff, base_ms, max_ms };
-    let GrantRef { identity, method, credential_id, grants, set_at, until } = &rule.owner;
+    let GrantRef { identity, method, credential_id, grants, set_at, issued_at, until } =
+        &rule.owner;
     let grants = grants.iter().map(|grant| (grant.permissions.names(), scope_row(&grant.scope)));
     let owner = OwnerRow {
         identity: row::identity_text(identity),
@@ -79,6 +81,7 @@ pub(super) fn write(rule: &Rule) -> Result<Written> {
         credential_id: credential_id.to_string(),
         grants: grants.collect(),
         set_at: set_at.micros(),
+        issued_at: issued_at.map(Timestamp::micros),
         until: until.map(Timestamp::micros),
     };
     Ok(Written {
@@ -114,7 +117,7 @@ pub(super) fn read(
 }
 
 fn as_owner(row: OwnerRow) -> Result<GrantRef> {
-    let OwnerRow { identity, method, credential_id, grants, set_at, until } = row;
+    let OwnerRow { identity, method, credential_id, grants, set_at, issued_at, until } = row;
     let method = METHODS.into_iter().find(|known| known.as_str() == method);
     let grants = grants.into_iter().map(|(names, scope)| {
         // One that is no permission of ours (any more) grants nothing here.
@@ -132,6 +135,7 @@ fn as_owner(row: OwnerRow) -> Result<GrantRef> {
         credential_id: credential_id.into(),
         grants: grants.collect::<Result<_>>()?,
         set_at: Timestamp::from_micros(set_at),
+        issued_at: issued_at.map(Timestamp::from_micros),
         until: until.map(Timestamp::from_micros),
     })
 }

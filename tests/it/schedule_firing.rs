@@ -203,7 +203,7 @@ async fn issue5_se_63_jobs_of_a_revoked_key_are_held_until_a_good_one_sets_the_r
     assert_eq!(code, 200);
     let reason = until(&server, "shop.after", HELD).await;
     assert_eq!(reason.as_deref(), Some("authorization_revoked"));
-    let line = server.logged("a job is held", &[("job", "shop.after")]).await;
+    let line = server.logged("a job is held", &[("job", "\"shop.after\"")]).await;
     assert_eq!(line["credential"], id);
     assert_eq!(tasks(&server).await.len(), 1);
 

@@ -4,6 +4,7 @@ use std::{collections::HashSet, path::Path};
 
 use bailiwick::{
     config::auth_file,
+    domain::schedule::is_plain,
     line::{
         instruction::{Instruction, Line, Wrong, foreign, parse, secrets},
         words::{self, Words},
@@ -67,7 +68,8 @@ fn holds_what_the_line_holds(line: &[u8], instruction: &Instruction<'_>) {
     assert!(bytes <= line.len());
 }
 
-/// Words that are read are read again as they are written.
+/// Words that are read are read again as they are written, but for letters
+/// that end a line or steer a terminal.
 fn read_as_words(text: &str) {
     let Ok(all) = Words::new(text).all() else { return };
     let mut written = Vec::new();
@@ -76,6 +78,11 @@ fn read_as_words(text: &str) {
         written.push(b' ');
     }
     let written = String::from_utf8(written).unwrap();
+    assert!(is_plain(&written), "{text:?}");
+    let shown = |letter: char| {
+        if is_plain(&letter.to_string()) { letter } else { char::REPLACEMENT_CHARACTER }
+    };
+    let all: Vec<String> = all.iter().map(|word| word.chars().map(shown).collect()).collect();
     assert_eq!(Words::new(&written).all().unwrap(), all, "{text:?}");
 }
 

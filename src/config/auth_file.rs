@@ -13,7 +13,10 @@ use std::{
 };
 
 use sha2::{Digest as _, Sha256};
-use toml::{Table, Value};
+use toml::{
+    Spanned,
+    de::{DeString, DeTable, DeValue},
+};
 
 use super::{Error, source};
 use crate::domain::{Scope, schedule::IDENTIFIER_BYTES_MAX};
@@ -30,6 +33,8 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 const NOT_PRIVATE: u32 = 0o077;
 /// What the fields of a token are called.
 const FIELDS: [&str; 2] = ["secret", "namespace"];
+/// A file that guards nothing is taken for a mistake.
+const EMPTY: &str = "it holds no token; take `controller.auth_file` out if none is wanted";
 
 /// A token of the file. The secret itself is gone: its digest is all that is
 /// needed.
@@ -78,7 +83,7 @@ pub(super) fn read(
             "others than its owner may read or write it (mode {mode:03o}); run `chmod 600` on it"
         );
         if strict {
-            return Err(wrong(path, problem));
+            return Err(wrong(path.display().to_string(), problem));
         }
         warnings.push(format!("the auth file `{}`: {problem}", path.display()));
     }
@@ -87,73 +92,110 @@ pub(super) fn read(
     parse(&text, path, rule_id_prefixes, warnings)
 }
 
-/// Reads the file's text; `path` is for messages, none of which ever has a
-/// secret in it.
+/// Reads the file's text; `path` is for messages, which name the line and
+/// never have a secret in them.
 pub fn parse(
     text: &str,
     path: &Path,
     rule_id_prefixes: &[String],
     warnings: &mut Vec<String>,
 ) -> Result<Vec<LineToken>, Error> {
-    let table: Table =
-        text.parse().map_err(|error: toml::de::Error| source::syntax(path, text, &error))?;
-    if let Some(key) = table.keys().find(|key| *key != "token") {
-        return Err(wrong(path, format!("`{}` is unknown: only [token.NAME] is", shown(key))));
+    let table = DeTable::parse(text).map_err(|error| source::syntax(path, text, &error))?;
+    let table = table.get_ref();
+    let at =
+        |fault: Fault| wrong(format!("{}:{}", path.display(), line(text, fault.at)), fault.problem);
+    if let Some(key) = table.keys().find(|key| key.get_ref() != "token") {
+        let problem = format!("`{}` is unknown: only [token.NAME] is", shown(key.get_ref()));
+        return Err(at(Fault::of(key, problem)));
     }
-    let entries = match table.get("token") {
-        Some(Value::Table(entries)) if !entries.is_empty() => entries,
-        Some(Value::Table(_)) | None => {
-            return Err(wrong(
-                path,
-                "it holds no token; take `controller.auth_file` out if none is wanted",
-            ));
-        }
-        Some(_) => return Err(wrong(path, "`token` must be tables, [token.NAME]")),
+    let Some((key, entries)) = table.get_key_value("token") else {
+        return Err(wrong(path.display().to_string(), EMPTY));
     };
-    let mut names: HashMap<[u8; 32], &str> = HashMap::with_capacity(entries.len());
+    let entries = entries.get_ref().as_table();
+    let entries =
+        entries.ok_or_else(|| at(Fault::of(key, "`token` must be tables, [token.NAME]")))?;
+    if entries.is_empty() {
+        return Err(at(Fault::of(key, EMPTY)));
+    }
+    let mut secrets: HashMap<[u8; 32], Place<'_>> = HashMap::with_capacity(entries.len());
     let mut tokens = Vec::with_capacity(entries.len());
     for (name, entry) in entries {
-        let refused = |problem: String| wrong(path, format!("token `{}`: {problem}", shown(name)));
-        let (token, remarks) = token(name, entry, rule_id_prefixes).map_err(refused)?;
+        let (token, secret, remarks) = token(name, entry, rule_id_prefixes).map_err(|fault| {
+            let problem = format!("token `{}`: {}", shown(name.get_ref()), fault.problem);
+            at(Fault { problem, ..fault })
+        })?;
         warnings.extend(remarks.into_iter().map(|remark| {
-            format!("the auth file `{}`: token `{}`: {remark}", path.display(), shown(name))
+            let name = shown(name.get_ref());
+            format!("the auth file `{}`: token `{name}`: {remark}", path.display())
         }));
-        if let Some(other) = names.insert(token.digest, name) {
-            return Err(wrong(
-                path,
-                format!(
-                    "token `{}` and token `{}` have the same secret",
-                    shown(other),
-                    shown(name)
-                ),
-            ));
+        let place = Place { at: secret, name: name.get_ref() };
+        if let Some(other) = secrets.insert(token.digest, place) {
+            let (first, second) = if other.at < place.at { (other, place) } else { (place, other) };
+            let problem = format!(
+                "token `{}` and token `{}` of line {} have the same secret",
+                shown(second.name),
+                shown(first.name),
+                line(text, first.at)
+            );
+            return Err(at(Fault { at: second.at, problem }));
         }
         tokens.push(token);
     }
     Ok(tokens)
 }
 
-/// One token, and what is worth a warning about it.
+/// What is wrong, and how far into the text.
+struct Fault {
+    at: usize,
+    problem: String,
+}
+
+impl Fault {
+    fn of<T>(place: &Spanned<T>, problem: impl Into<String>) -> Self {
+        Self { at: place.span().start, problem: problem.into() }
+    }
+}
+
+/// Where a token's secret stands.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    at: usize,
+    name: &'a str,
+}
+
+/// The line, from 1.
+fn line(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|byte| *byte == b'\n').count().saturating_add(1)
+}
+
+/// One token, where its secret stands, and what is worth a warning about it.
 fn token(
-    name: &str,
-    entry: &Value,
+    name: &Spanned<DeString<'_>>,
+    entry: &Spanned<DeValue<'_>>,
     rule_id_prefixes: &[String],
-) -> Result<(LineToken, Vec<&'static str>), String> {
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
-        return Err(format!("a name has 1 to {NAME_BYTES_MAX} bytes and no control characters"));
+) -> Result<(LineToken, usize, Vec<&'static str>), Fault> {
+    let called = name.get_ref();
+    if called.is_empty() || called.len() > NAME_BYTES_MAX || called.chars().any(char::is_control) {
+        let problem = format!("a name has 1 to {NAME_BYTES_MAX} bytes and no control characters");
+        return Err(Fault::of(name, problem));
     }
-    let Value::Table(entry) = entry else { return Err("must be a table".to_owned()) };
-    if let Some(key) = entry.keys().find(|key| !FIELDS.contains(&key.as_str())) {
-        return Err(format!("`{}` is unknown: only `secret` and `namespace` are", shown(key)));
+    let entry = entry.get_ref().as_table().ok_or_else(|| Fault::of(name, "must be a table"))?;
+    if let Some(key) = entry.keys().find(|key| !FIELDS.contains(&&**key.get_ref())) {
+        let unknown = shown(key.get_ref());
+        let problem = format!("`{unknown}` is unknown: only `secret` and `namespace` are");
+        return Err(Fault::of(key, problem));
     }
-    let field = |field: &str| match entry.get(field) {
-        Some(Value::String(text)) if text.is_empty() => Err(format!("`{field}` is empty")),
-        Some(Value::String(text)) => Ok(text.as_str()),
-        Some(_) => Err(format!("`{field}` must be a string")),
-        None => Err(format!("`{field}` is missing")),
+    let field = |field: &str| {
+        let missing = || Fault::of(name, format!("`{field}` is missing"));
+        let value = entry.get(field).ok_or_else(missing)?;
+        match value.get_ref().as_str() {
+            Some("") => Err(Fault::of(value, format!("`{field}` is empty"))),
+            Some(text) => Ok((value, text)),
+            None => Err(Fault::of(value, format!("`{field}` must be a string"))),
+        }
     };
-    let (secret, namespace) = (field("secret")?, field("namespace")?);
-    check_secret(secret)?;
+    let ((place, secret), (within, namespace)) = (field("secret")?, field("namespace")?);
+    check_secret(secret).map_err(|problem| Fault::of(place, problem))?;
     let mut remarks = Vec::new();
     if secret.split_once("${").is_some_and(|(_, rest)| rest.contains('}')) {
         remarks.push(
@@ -164,12 +206,12 @@ fn token(
         remarks.push("a `*` within a namespace is a letter as any other");
     }
     let token = LineToken {
-        name: name.into(),
+        name: (&**called).into(),
         digest: Sha256::digest(secret.as_bytes()).into(),
-        scope: scope(namespace, rule_id_prefixes)?,
+        scope: scope(namespace, rule_id_prefixes).map_err(|problem| Fault::of(within, problem))?,
         documented: DOCUMENTED.contains(&secret),
     };
-    Ok((token, remarks))
+    Ok((token, place.span().start, remarks))
 }
 
 /// Whatever a line can carry is a secret (ZT-11).
@@ -210,8 +252,8 @@ fn shown(text: &str) -> String {
     text.chars().take(80).flat_map(char::escape_debug).collect()
 }
 
-fn wrong(path: &Path, problem: impl Into<String>) -> Error {
-    Error::Invalid { key: path.display().to_string(), problem: problem.into() }
+fn wrong(place: String, problem: impl Into<String>) -> Error {
+    Error::Invalid { key: place, problem: problem.into() }
 }
 
 #[cfg(test)]
@@ -264,27 +306,33 @@ mod tests {
     fn zt_14_to_17_what_is_wrong_is_refused_and_no_secret_is_told() {
         let twice = "[token.one]\nsecret = \"s3cret-x\" # of one\nnamespace = \"a\"\n\
                      [token.two]\nsecret = \"s3cret-x\" # of two\nnamespace = \"b\"\n";
+        // Neither the names' order nor what a table is written as matters.
+        let order = "[token.b]\nsecret = \"s3cret-x\"\nnamespace = \"b\"\n\
+                     [token]\na = { secret = \"s3cret-x\", namespace = \"a\" }\n";
         let secret = "[token.one]\nsecret = \"s3cret-x\"\n";
         let long = format!("s3cret-x{}", "y".repeat(SECRET_BYTES_MAX));
         for (text, words) in [
-            (twice.to_owned(), &["`one`", "`two`", "same secret"][..]),
-            (format!("{secret}namespace = \"\"\n"), &["`one`", "`namespace` is empty"]),
-            (secret.to_owned(), &["`one`", "`namespace` is missing"]),
-            ("[token.one]\nnamespace = \"a\"\n".to_owned(), &["`one`", "`secret` is missing"]),
-            ("[token.one]\nnamespace = \"a\"\nsecret = \"\"".to_owned(), &["`secret` is empty"]),
-            ("[token.one]\nnamespace = \"a\"\nsecret = \"  \"".to_owned(), &["blank"]),
+            (twice.to_owned(), &[":5`", "`two`", "`one` of line 2 ", "same secret"][..]),
+            (order.to_owned(), &[":5`", "`a`", "`b` of line 2 ", "same secret"]),
+            (format!("{secret}namespace = \"\"\n"), &[":3`", "`one`", "`namespace` is empty"]),
+            (secret.to_owned(), &[":1`", "`one`", "`namespace` is missing"]),
+            (format!("{}{secret}", "# a\n".repeat(9)), &[":10`", "`namespace` is missing"]),
+            ("token.one.secret = \"s3cret-x\"".to_owned(), &[":1`", "`namespace` is missing"]),
+            ("[token.one]\nnamespace = \"a\"\n".to_owned(), &[":1`", "`secret` is missing"]),
+            ("[token.one]\nnamespace = \"a\"\nsecret = \"\"".to_owned(), &[":3`", "is empty"]),
+            ("[token.one]\nnamespace = \"a\"\nsecret = \"  \"".to_owned(), &[":3`", "blank"]),
             ("[token.one]\nnamespace = \"a\"\nsecret = \"a\\nb\"".to_owned(), &["line end"]),
-            ("[token.one]\nnamespace = \"a\"\nsecret = 5".to_owned(), &["must be a string"]),
-            (format!("{secret}namespace = \"a\"\nadmin = true\n"), &["`admin` is unknown"]),
-            (format!("{secret}namespace = \"a\\u0000\"\n"), &["control characters"]),
-            (format!("{secret}namespace = \"rule.deploy.\"\n"), &["`rule.`", "rule_id_prefixes"]),
-            (format!("{secret}namespace = \"a\"\n[tokens.x]\n"), &["`tokens` is unknown"]),
-            (format!("[token.one]\nnamespace = \"a\"\nsecret = \"{long}\"\n"), &["bytes"]),
+            ("[token.one]\nnamespace = \"a\"\nsecret = 5".to_owned(), &[":3`", "be a string"]),
+            (format!("{secret}namespace = \"a\"\nadmin = true\n"), &[":4`", "`admin` is unknown"]),
+            (format!("{secret}namespace = \"a\\u0000\"\n"), &[":3`", "control characters"]),
+            (format!("{secret}namespace = \"rule.a.\"\n"), &[":3`", "`rule.`", "rule_id_prefixes"]),
+            (format!("{secret}namespace = \"a\"\n[tokens.x]\n"), &[":4`", "`tokens` is unknown"]),
+            (format!("[token.one]\nnamespace = \"a\"\nsecret = \"{long}\"\n"), &[":3`", "bytes"]),
             ("[token.\"\"]\nsecret = \"s3cret-x\"\nnamespace = \"a\"".to_owned(), &["a name has"]),
-            ("token = \"s3cret-x\"".to_owned(), &["must be tables"]),
-            ("[token]\none = \"s3cret-x\"".to_owned(), &["must be a table"]),
-            (String::new(), &["holds no token"]),
-            ("# only this\n[token]\n".to_owned(), &["holds no token"]),
+            ("token = \"s3cret-x\"".to_owned(), &[":1`", "must be tables"]),
+            ("[token]\none = \"s3cret-x\"".to_owned(), &[":2`", "must be a table"]),
+            (String::new(), &["auth.toml`", "holds no token"]),
+            ("# only this\n[token]\n".to_owned(), &[":2`", "holds no token"]),
             (format!("{secret}{secret}"), &["auth.toml:3"]),
             (format!("{secret}secret = \"s3cret-y\"\n"), &["auth.toml:3"]),
             ("[token.one]\nsecret = \"s3cret-x\n".to_owned(), &["auth.toml:2"]),

@@ -10,9 +10,11 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::Code;
 
 use crate::{
     harness::{self, ROOT_KEY, Server, Setup},
@@ -100,10 +102,16 @@ async fn zt_14_to_18_zt_44_a_bad_auth_file_stops_the_start() {
     let twice = "[token.one]\nsecret = \"s3cret-x\" # the first\nnamespace = \"a.\"\n\
                  [token.two]\nsecret = \"s3cret-x\" # the second\nnamespace = \"b.\"\n";
     for (file, words) in [
-        (twice, &["`one`", "`two`"][..]),
-        ("[token.one]\nsecret = \"s3cret-x\"\nnamespace = \"\"\n", &["`one`", "`namespace`"]),
-        ("[token.one]\nnamespace = \"a.\"\n", &["`one`", "`secret` is missing"]),
-        ("[token.one]\nsecret = \"s3cret-x\"\n", &["`one`", "`namespace` is missing"]),
+        (twice, &["`one` of line 2", "`two`", "auth.toml:5"][..]),
+        (
+            "[token.one]\nsecret = \"s3cret-x\"\nnamespace = \"\"\n",
+            &["`one`", "`namespace`", "auth.toml:3"],
+        ),
+        ("[token.one]\nnamespace = \"a.\"\n", &["`one`", "`secret` is missing", "auth.toml:1"]),
+        (
+            "[token.one]\nsecret = \"s3cret-x\"\n",
+            &["`one`", "`namespace` is missing", "auth.toml:1"],
+        ),
         ("[token.one]\nsecret = \"s3cret-x\nnamespace = \"a.\"\n", &["auth.toml:2"]),
         ("[token.one]\nsecret = \"s3cret-x\"\nnamespace = \"rule.a.\"\n", &["`rule.`"]),
         ("", &["holds no token"]),
@@ -251,13 +259,7 @@ async fn se_60_an_open_line_port_does_not_stand_beside_a_locked_api() {
     assert!(harness::refused(&open_to_all).await.contains("controller.listen"));
 
     // Beside a locked API the tokens of the file are all that opens the line.
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(THREE.as_bytes()).unwrap();
-    let rest = format!(
-        "[controller]\nlisten = \"127.0.0.1:0\"\nauth_file = \"{}\"\n",
-        file.path().display()
-    );
-    let server = Server::with(Setup { rest, ..Setup::default() }).await;
+    let (server, _file) = beside(true).await;
     let serving = server.logged("serving", &[]).await;
     let at: std::net::SocketAddr = serving["controller"].as_str().unwrap().parse().unwrap();
     let mut wire = Wire::new(TcpStream::connect(at).await.unwrap());
@@ -269,7 +271,61 @@ async fn se_60_an_open_line_port_does_not_stand_beside_a_locked_api() {
     let tasks = server.json("GET", "/v1/tasks", &[("authorization", &bearer)], None).await;
     assert_eq!(tasks.0, 403, "{tasks:?}");
     let (status, me) = server.json("GET", "/v1/whoami", &[("authorization", &bearer)], None).await;
-    assert!(status == 404 || me.to_string().contains("deploy"), "{status} {me}");
+    assert_eq!((status, &me["subject"]), (200, &json!("deploy")), "{me}");
+    let held = ["schedules:read", "schedules:write", "rules:read", "rules:write"];
+    let grants = json!([{"permissions": held, "namespaces": ["deploy."]}]);
+    assert_eq!(me["grants"], grants);
+}
+
+/// With ztick's three tokens beside `[auth]`, on or off.
+async fn beside(auth: bool) -> (Server, tempfile::NamedTempFile) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(THREE.as_bytes()).unwrap();
+    let path = file.path().display();
+    let rest = format!("[controller]\nlisten = \"127.0.0.1:0\"\nauth_file = \"{path}\"\n");
+    (Server::with(Setup { auth, rest, ..Setup::default() }).await, file)
+}
+
+#[tokio::test]
+async fn se_60_tokens_of_the_auth_file_guard_jobs_over_rest_and_grpc() {
+    for auth in [false, true] {
+        let (server, _file) = beside(auth).await;
+        let bearer = |secret: &str| ("authorization", format!("Bearer {secret}"));
+        let wrong = format!("{DEPLOY}7");
+        let plan = json!({"execution": "2099-04-01T12:00:00Z"});
+        for (credential, inside, outside) in [
+            (None, (401, "CREDENTIALS_MISSING"), (401, "CREDENTIALS_MISSING")),
+            (Some(bearer(&wrong)), (401, "CREDENTIALS_INVALID"), (401, "CREDENTIALS_INVALID")),
+            (Some(bearer(DEPLOY)), (200, ""), (404, "NAMESPACE_NOT_FOUND")),
+        ] {
+            let header: Vec<(&str, &str)> =
+                credential.iter().map(|(name, value)| (*name, &**value)).collect();
+            for (job, (status, reason)) in [("deploy.x", inside), ("backup.x", outside)] {
+                let place = format!("auth {auth}, {header:?}, {job}");
+                for path in [format!("/jobs/{job}"), format!("/v1/jobs/{job}")] {
+                    for (verb, body) in [("PUT", Some(plan.clone())), ("GET", None)] {
+                        let (code, said) = server.json(verb, &path, &header, body).await;
+                        let told = said["reason"].as_str().unwrap_or_default();
+                        assert_eq!((code, told), (status, reason), "{place}, {verb} {path}");
+                    }
+                }
+                let request = json!({"id": job, "execution": "2099-04-01T12:00:00Z"});
+                let said = server.grpc("ScheduleService/SetJob", request, &header).await;
+                let code = said.as_ref().map_or_else(tonic::Status::code, |_| Code::Ok);
+                let expected = match status {
+                    200 => Code::Ok,
+                    404 => Code::NotFound,
+                    _ => Code::Unauthenticated,
+                };
+                assert_eq!(code, expected, "{place}: {said:?}");
+            }
+        }
+        // Of all that nothing but the job inside has come to be.
+        let (name, admin) = bearer(ADMIN);
+        let (_, jobs) = server.json("GET", "/jobs", &[(name, &admin)], None).await;
+        let ids: Vec<_> = jobs.as_array().unwrap().iter().map(|job| &job["id"]).collect();
+        assert_eq!(ids, ["deploy.x"]);
+    }
 }
 
 #[tokio::test]
@@ -287,4 +343,123 @@ async fn se_60_an_auth_file_leaves_what_is_not_jobs_and_rules_as_open_as_it_was(
     assert_eq!(call(Some("no secret of the file")).await, 200);
     // A token of the file is for jobs and rules only, whatever its namespace.
     assert_eq!(call(Some(ADMIN)).await, 403);
+}
+
+/// Makes one task, where its template is.
+const MAKES_A_TASK: &str = "r1 RULE SET deploy.rule deploy. task deploy/t";
+
+/// The answer to GET, once it begins like this.
+async fn becomes(wire: &mut Wire<TcpStream>, job: &str, state: &str) {
+    let reached = tokio::time::timeout(harness::PATIENCE, async {
+        while !wire.ask(&format!("r1 GET {job}")).await.starts_with(&format!("r1 OK {state} ")) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let said = reached.await;
+    assert!(said.is_ok(), "{job} is not {state}: {}", wire.ask(&format!("r1 GET {job}")).await);
+}
+
+/// A rule and a job that is due soon, set by the token `deploy` or, without an
+/// auth file, by nobody; then the same folder with this auth file.
+async fn due_after_a_restart(server: Lines, secret: Option<&str>, file: &str) -> Lines {
+    let template = "name: t\nnamespace_name: deploy\nversion: 1.0.0\nsteps:\n  \
+                    - name: only\n    handler: {callable: t}\n";
+    let body = json!({"namespace": "deploy", "definition": template});
+    let made = harness::http().post(format!("http://{}/v1/templates", server.http)).json(&body);
+    assert_eq!(made.send().await.unwrap().status(), 201);
+    let mut wire = match secret {
+        Some(secret) => server.with(secret).await,
+        None => server.wire().await,
+    };
+    assert_eq!(wire.ask(MAKES_A_TASK).await, "r1 OK\n");
+    let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    let due = (since + Duration::from_secs(4)).as_nanos();
+    assert_eq!(wire.ask(&format!("r1 SET deploy.x {due}")).await, "r1 OK\n");
+    assert_eq!(wire.ask("r1 GET deploy.x").await, format!("r1 OK planned {due}\n"));
+    drop(wire);
+    write_private(&server.folder.path().join("auth.toml"), file);
+    server.again(AUTH_FILE).await
+}
+
+/// How many tasks there are; reading them needs no credential here.
+async fn tasks(server: &Lines) -> usize {
+    let call = harness::http().get(format!("http://{}/v1/tasks?namespace=deploy", server.http));
+    let page: Value = call.send().await.unwrap().json().await.unwrap();
+    page["tasks"].as_array().unwrap().len()
+}
+
+/// The job is held, and runs only when the administrator has set its rule.
+async fn is_held(server: Lines) {
+    let mut admin = server.with(ADMIN).await;
+    becomes(&mut admin, "deploy.x", "held").await;
+    // Resumed alone it comes to nothing again.
+    assert_eq!(admin.ask("r1 RESUME deploy.x").await, "r1 OK\n");
+    becomes(&mut admin, "deploy.x", "held").await;
+    let runs = admin.rows("HISTORY deploy.x").await;
+    let outcomes: Vec<_> = runs.iter().map(|run| run.split(' ').nth(2).unwrap()).collect();
+    assert_eq!(outcomes, ["held", "held"], "{runs:?}");
+    assert_eq!(tasks(&server).await, 0);
+    assert!(server.log().contains("authorization_revoked"), "{}", server.log());
+
+    assert_eq!(admin.ask(MAKES_A_TASK).await, "r1 OK\n");
+    assert_eq!(admin.ask("r1 RESUME deploy.x").await, "r1 OK\n");
+    becomes(&mut admin, "deploy.x", "executed").await;
+    assert_eq!(tasks(&server).await, 1);
+}
+
+#[tokio::test]
+async fn se_63_a_job_of_a_line_token_is_held_when_the_token_is_gone_or_narrower() {
+    let gone = THREE.split_once("[token.backup]").unwrap().1;
+    let gone = format!("[token.backup]{gone}");
+    assert!(!gone.contains("deploy"));
+    let moved = THREE.replace("\"deploy.\"", "\"elsewhere.\"");
+    let narrower = THREE.replace("\"deploy.\"", "\"deploy.only.\"");
+    let after =
+        async |file: &str| due_after_a_restart(Lines::guarded().await, Some(DEPLOY), file).await;
+    let held = async |file: &str| is_held(after(file).await).await;
+    // With another secret it is the same token: its jobs run.
+    let renewed = THREE.replace(DEPLOY, "sk_new");
+    let kept = async {
+        let server = after(&renewed).await;
+        becomes(&mut server.with(ADMIN).await, "deploy.x", "executed").await;
+        assert_eq!(tasks(&server).await, 1);
+    };
+    tokio::join!(held(&gone), held(&moved), held(&narrower), kept);
+}
+
+#[tokio::test]
+async fn se_60_se_63_a_job_of_nobody_is_held_once_there_is_an_auth_file() {
+    is_held(due_after_a_restart(Lines::open().await, None, THREE).await).await;
+}
+
+#[tokio::test]
+async fn se_62_a_rule_of_a_wider_owner_stays_as_it_is() {
+    const MINE: &str = "deploy.mine deploy. http POST https://hooks.example/x";
+    let mut server = Lines::guarded().await;
+    let set = format!("r1 RULE SET {MINE}");
+    assert_eq!(server.with(ADMIN).await.ask(&set).await, "r1 OK\n");
+    // As it was set, and as it is read from the disk.
+    for _ in 0..2 {
+        let mut deploy = server.with(DEPLOY).await;
+        for change in [
+            &*set,
+            "r1 RULE SET deploy.mine deploy. http POST https://other.example/x",
+            "r1 RULE SET deploy.mine deploy.x http POST https://hooks.example/x",
+            "r1 RULE SET deploy.mine deploy. task deploy/t",
+            "r1 REMOVERULE deploy.mine",
+        ] {
+            assert_eq!(deploy.ask(change).await, DENIED, "{change}");
+            assert_eq!(deploy.rows("LISTRULES").await, [MINE], "{change}");
+        }
+        server = server.again(AUTH_FILE).await;
+    }
+    // Without it the name is free; what is the token's own it may change, and
+    // so may the administrator.
+    let (mut admin, mut deploy) = (server.with(ADMIN).await, server.with(DEPLOY).await);
+    assert_eq!(admin.ask("r1 REMOVERULE deploy.mine").await, "r1 OK\n");
+    assert_eq!(deploy.ask(MAKES_A_TASK).await, "r1 OK\n");
+    for wire in [&mut deploy, &mut admin] {
+        assert_eq!(wire.ask(&set).await, "r1 OK\n");
+    }
+    assert_eq!(deploy.ask("r1 REMOVERULE deploy.mine").await, DENIED);
 }

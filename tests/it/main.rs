@@ -66,6 +66,8 @@ mod schedule_brokers;
 #[cfg(test)]
 mod schedule_firing;
 #[cfg(test)]
+mod schedule_network;
+#[cfg(test)]
 mod schedule_process;
 #[cfg(test)]
 mod telemetry;

@@ -18,10 +18,12 @@ use tempfile::TempDir;
 
 use crate::{
     harness::{
+        ROOT_KEY, Server, Setup,
         rabbitmq::{self, RabbitMq},
         redis::{self, Redis},
-        steady_port,
+        run, steady_port,
     },
+    schedule_process::{OVER, job, rule, run as ended},
     tls::generated,
 };
 
@@ -216,4 +218,82 @@ async fn zt_amqp_messages_are_confirmed_and_failures_show_no_secret() {
     let distrusted = failed("no connection: TLS failed", true);
     assert_eq!(fire(&tools(None), to_rabbit(&tls, "", "direct")).await, distrusted);
     assert_eq!(rabbit.take("direct").await.len() + rabbit.take("bound").await.len(), 0);
+}
+
+/// The job of `OVER` as a message.
+fn message(id: &str) -> Value {
+    json!({"job_id": id, "execution": 1_767_323_045_000_000_007_i64})
+}
+
+#[tokio::test]
+async fn issue5_a_servers_rules_reach_the_brokers_and_show_no_password() {
+    const WRONG: &str = "wr0ng-p4ssw0rd";
+    let (redis, rabbit) = tokio::join!(Redis::start(None), RabbitMq::start(None));
+    rabbit.queue("bound").await;
+    let exchange = json!({"type": "topic", "durable": true});
+    rabbit.manage("PUT", "/exchanges/%2F/events", exchange).await;
+    let binding = json!({"routing_key": "jobs.*"});
+    rabbit.manage("POST", "/bindings/%2F/e/events/q/bound", binding).await;
+    let rest = "[scheduler]\nrunners = [\"amqp\", \"redis\"]\n\
+                [limits]\negress_allow = [\"127.0.0.1/32\"]\n";
+    let mut server = Server::with(Setup { rest: rest.to_owned(), ..Setup::default() }).await;
+
+    let url = |login: &str| format!("redis://{login}@127.0.0.1:{}", redis.port);
+    let dsn = |login: &str| format!("amqp://{login}@127.0.0.1:{}", rabbit.port);
+    let secrets = [encoded(redis::PASSWORD), encoded(rabbitmq::PASSWORD)];
+    let push = |url| json!({"type": "redis", "url": url, "command": "RPUSH", "key": "due"});
+    let publish =
+        |dsn| json!({"type": "amqp", "dsn": dsn, "exchange": "events", "routing_key": "jobs.due"});
+    let owner = |password: &str| format!("{}:{password}", rabbitmq::USER);
+    for (id, runner, error) in [
+        ("push", push(url(&format!(":{}", secrets[0]))), Value::Null),
+        ("publish", publish(dsn(&owner(&secrets[1]))), Value::Null),
+        ("push-wrong", push(url(&format!(":{WRONG}"))), "the server refused: WRONGPASS".into()),
+        ("publish-wrong", publish(dsn(&owner(WRONG))), "the broker refused access: 403".into()),
+    ] {
+        rule(&server, id, runner).await;
+        let id = format!("{id}.a");
+        job(&server, &id).await;
+        let ran = ended(&server, &id).await;
+        let outcome = if error.is_null() { "executed" } else { "failed" };
+        assert_eq!((&ran["outcome"], &ran["error"]), (&json!(outcome), &error), "{id}: {ran}");
+    }
+    assert_eq!(redis.ask(&["LRANGE", "due", "0", "-1"]).await, json!(["push.a"]));
+    let taken = rabbit.take("bound").await;
+    assert_eq!(taken.len(), 1, "{taken:?}");
+    let payload: Value = serde_json::from_str(taken[0]["payload"].as_str().unwrap()).unwrap();
+    assert_eq!(payload, message("publish.a"), "{OVER}");
+
+    let mut texts = Vec::new();
+    for words in [
+        "schedule rules list",
+        "schedule rules get push",
+        "schedule rules get publish-wrong",
+        "schedule list",
+        "schedule runs push.a",
+        "schedule runs publish-wrong.a",
+    ] {
+        for format in ["table", "json"] {
+            let mut command = server.cli();
+            command.args(words.split(' ')).args(["--format", format]);
+            let said = run(command).await.good();
+            let is_rules = words.contains("rules");
+            assert_eq!(said.contains("://***@127.0.0.1"), is_rules, "{words}: {said}");
+            texts.push(said);
+        }
+    }
+    let key = [("x-api-key", ROOT_KEY)];
+    let listed = server.grpc("ScheduleService/ListRules", json!({}), &key).await.unwrap();
+    assert_eq!(listed["rules"].as_array().map(Vec::len), Some(4), "{listed}");
+    texts.push(listed.to_string());
+    texts.push(server.as_root("GET", "/v1/rules", None).await.1.to_string());
+    server.assert_sound();
+    let log = [server.process.err.all(), server.process.out.all()].concat().join("\n");
+    assert!(log.contains("serving"), "{log}");
+    texts.push(log);
+    for secret in [redis::PASSWORD, rabbitmq::PASSWORD, &secrets[0], &secrets[1], WRONG] {
+        for text in &texts {
+            assert!(!text.contains(secret), "{secret} in {text}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::harness::{PATIENCE, Server, Setup, credentials::Token};
 
 /// A time that is over, so that the job is due at once.
-const OVER: &str = "2026-01-02T03:04:05.000000007Z";
+pub const OVER: &str = "2026-01-02T03:04:05.000000007Z";
 
 fn setup(more: &str) -> Setup {
     let rest = format!(
@@ -18,20 +18,20 @@ fn setup(more: &str) -> Setup {
     Setup { rest, ..Setup::steady() }
 }
 
-async fn rule(server: &Server, id: &str, runner: Value) {
+pub async fn rule(server: &Server, id: &str, runner: Value) {
     let body = json!({"pattern": format!("{id}."), "runner": runner});
     let (status, answer) = server.as_root("PUT", &format!("/rules/{id}"), Some(body)).await;
     assert_eq!(status, 200, "{answer}");
 }
 
-async fn job(server: &Server, id: &str) {
+pub async fn job(server: &Server, id: &str) {
     let body = json!({"execution": OVER});
     let (status, answer) = server.as_root("PUT", &format!("/jobs/{id}"), Some(body)).await;
     assert_eq!(status, 200, "{answer}");
 }
 
 /// The latest run of a job, once it has ended.
-async fn run(server: &Server, id: &str) -> Value {
+pub async fn run(server: &Server, id: &str) -> Value {
     let until = Instant::now() + PATIENCE;
     loop {
         let (status, answer) = server.as_root("GET", &format!("/v1/jobs/{id}/runs"), None).await;

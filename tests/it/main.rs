@@ -64,6 +64,8 @@ mod schedule_api;
 #[cfg(test)]
 mod schedule_brokers;
 #[cfg(test)]
+mod schedule_durable;
+#[cfg(test)]
 mod schedule_firing;
 #[cfg(test)]
 mod schedule_network;

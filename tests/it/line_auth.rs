@@ -347,6 +347,8 @@ async fn se_60_an_auth_file_leaves_what_is_not_jobs_and_rules_as_open_as_it_was(
 
 /// Makes one task, where its template is.
 const MAKES_A_TASK: &str = "r1 RULE SET deploy.rule deploy. task deploy/t";
+/// Comes to nothing, as egress goes to no loopback; it needs its pattern alone.
+const CALLS: &str = "r1 RULE SET deploy.call deploy.call http POST http://localhost:9/";
 
 /// The answer to GET, once it begins like this.
 async fn becomes(wire: &mut Wire<TcpStream>, job: &str, state: &str) {
@@ -372,9 +374,11 @@ async fn due_after_a_restart(server: Lines, secret: Option<&str>, file: &str) ->
         None => server.wire().await,
     };
     assert_eq!(wire.ask(MAKES_A_TASK).await, "r1 OK\n");
+    assert_eq!(wire.ask(CALLS).await, "r1 OK\n");
     let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
     let due = (since + Duration::from_secs(4)).as_nanos();
     assert_eq!(wire.ask(&format!("r1 SET deploy.x {due}")).await, "r1 OK\n");
+    assert_eq!(wire.ask(&format!("r1 SET deploy.call {due}")).await, "r1 OK\n");
     assert_eq!(wire.ask("r1 GET deploy.x").await, format!("r1 OK planned {due}\n"));
     drop(wire);
     write_private(&server.folder.path().join("auth.toml"), file);
@@ -391,6 +395,7 @@ async fn tasks(server: &Lines) -> usize {
 /// The job is held, and runs only when the administrator has set its rule.
 async fn is_held(server: Lines) {
     let mut admin = server.with(ADMIN).await;
+    becomes(&mut admin, "deploy.call", "held").await;
     becomes(&mut admin, "deploy.x", "held").await;
     // Resumed alone it comes to nothing again.
     assert_eq!(admin.ask("r1 RESUME deploy.x").await, "r1 OK\n");
@@ -401,8 +406,10 @@ async fn is_held(server: Lines) {
     assert_eq!(tasks(&server).await, 0);
     assert!(server.log().contains("authorization_revoked"), "{}", server.log());
 
-    assert_eq!(admin.ask(MAKES_A_TASK).await, "r1 OK\n");
-    assert_eq!(admin.ask("r1 RESUME deploy.x").await, "r1 OK\n");
+    for line in [MAKES_A_TASK, CALLS, "r1 RESUME deploy.x", "r1 RESUME deploy.call"] {
+        assert_eq!(admin.ask(line).await, "r1 OK\n");
+    }
+    becomes(&mut admin, "deploy.call", "failed").await;
     becomes(&mut admin, "deploy.x", "executed").await;
     assert_eq!(tasks(&server).await, 1);
 }
@@ -422,6 +429,7 @@ async fn se_63_a_job_of_a_line_token_is_held_when_the_token_is_gone_or_narrower(
     let kept = async {
         let server = after(&renewed).await;
         becomes(&mut server.with(ADMIN).await, "deploy.x", "executed").await;
+        becomes(&mut server.with(ADMIN).await, "deploy.call", "failed").await;
         assert_eq!(tasks(&server).await, 1);
     };
     tokio::join!(held(&gone), held(&moved), held(&narrower), kept);

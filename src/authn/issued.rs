@@ -124,12 +124,12 @@ impl Issue {
 
     /// A use was counted on disk, or there was none left.
     pub(super) fn counted(&self, counted: bool) {
-        match self.record.max_uses {
-            Some(most) if !counted => self.uses.store(most, Ordering::Relaxed),
-            _ => {
-                self.uses.fetch_add(1, Ordering::Relaxed);
-            }
-        }
+        let most = self.record.max_uses.unwrap_or(u32::MAX);
+        // Answers come in any order: one that was counted may come after one
+        // that said that none was left.
+        let count = |uses: u32| if counted { uses.saturating_add(1).min(most) } else { most };
+        let _ =
+            self.uses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |uses| Some(count(uses)));
     }
 }
 

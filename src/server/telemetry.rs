@@ -10,10 +10,13 @@ use opentelemetry::trace::{
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 use thiserror::Error as ThisError;
-use tracing::Span;
+use tracing::{Metadata, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{
-    EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, Layer as _,
+    filter::{FilterExt as _, LevelFilter, filter_fn},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 use super::trace::TraceContext;
@@ -61,6 +64,7 @@ pub fn init(settings: &Telemetry) -> Result<Guard, Error> {
     let filter = EnvFilter::try_new(&settings.log_level)?;
     let colours = std::io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
+    let filter = filter.and(filter_fn(is_ours_to_show).with_max_level_hint(LevelFilter::TRACE));
     let logs = match settings.log_format {
         LogFormat::Json => {
             logs.json().flatten_event(true).with_span_list(false).with_ansi(false).boxed()
@@ -71,10 +75,17 @@ pub fn init(settings: &Telemetry) -> Result<Guard, Error> {
     let provider = provider.transpose()?;
     let traces = provider
         .as_ref()
-        .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("bailiwick")));
+        .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("bailiwick")))
+        .map(|traces| traces.with_filter(filter_fn(is_ours_to_show)));
     // A second server in one process keeps the first one's set-up.
     let _ = tracing_subscriber::registry().with(traces).with(logs.with_filter(filter)).try_init();
     Ok(Guard { provider })
+}
+
+/// The client of AMQP tells what brokers say, and at its lowest level what they
+/// are told, passwords too; runs have the outcome (SE-64).
+fn is_ours_to_show(metadata: &Metadata<'_>) -> bool {
+    !metadata.target().starts_with("lapin")
 }
 
 fn provider(settings: &Telemetry, endpoint: &str) -> Result<SdkTracerProvider, Error> {

@@ -1,8 +1,10 @@
 //! The runners: what a rule does with a job that is due.
 
+#[cfg(feature = "amqp")]
 mod amqp;
 mod http;
 mod process;
+#[cfg(feature = "redis")]
 mod redis;
 mod remote;
 pub(super) mod task;
@@ -15,6 +17,9 @@ use crate::{
     egress::Egress,
     process::Launcher,
 };
+
+#[cfg(not(all(feature = "amqp", feature = "redis")))]
+const NOT_BUILT: &str = "this build has no such runner";
 
 /// A job that is due, with the rule that is its own.
 #[derive(Clone, Debug)]
@@ -83,10 +88,16 @@ impl Tools {
             Runner::Shell { .. } | Runner::Direct { .. } | Runner::Awf { .. } => {
                 process::check(runner)
             }
+            #[cfg(feature = "amqp")]
             Runner::Amqp { dsn, exchange, routing_key } => {
                 amqp::check(&self.egress, dsn, exchange, routing_key)
             }
+            #[cfg(feature = "redis")]
             Runner::Redis { url, key, .. } => redis::check(&self.egress, url, key),
+            #[cfg(not(feature = "amqp"))]
+            Runner::Amqp { .. } => Err(Error::RunnerDisabled(runner.kind())),
+            #[cfg(not(feature = "redis"))]
+            Runner::Redis { .. } => Err(Error::RunnerDisabled(runner.kind())),
             Runner::Task { .. } => Ok(()),
         }
     }
@@ -101,12 +112,18 @@ impl Tools {
                     None => Ended::failed("processes are not enabled"),
                 }
             }
+            #[cfg(feature = "amqp")]
             Runner::Amqp { dsn, exchange, routing_key } => {
                 amqp::run(&self.egress, firing, dsn, exchange, routing_key).await
             }
+            #[cfg(feature = "redis")]
             Runner::Redis { url, command, key } => {
                 redis::run(&self.egress, firing, url, *command, key).await
             }
+            #[cfg(not(feature = "amqp"))]
+            Runner::Amqp { .. } => Ended::failed(NOT_BUILT),
+            #[cfg(not(feature = "redis"))]
+            Runner::Redis { .. } => Ended::failed(NOT_BUILT),
             // Its creation is its run: `task::run` is called for the whole of
             // what is due.
             Runner::Task { .. } => Ended::failed("a task is created, not run"),

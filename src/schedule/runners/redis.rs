@@ -1,14 +1,14 @@
 //! The `redis` runner: one command with the job's id as its value, over a
-//! connection of its own. It speaks RESP by itself: four commands and replies
-//! of one line need no client, and so the connection is the checked one.
+//! connection of its own: the checked one, which the client is given.
 
-use std::fmt::Write as _;
-
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, RedisError, Value,
+    aio::MultiplexedConnection, cmd,
+};
 
 use super::{
     Ended, Firing,
-    remote::{Failure, named, target},
+    remote::{Failure, driven, limited, named, target},
 };
 use crate::{
     domain::schedule::RedisCommand,
@@ -22,8 +22,6 @@ const SCHEMES: &[Scheme] = &[
 ];
 /// The longest key or channel.
 const KEY_BYTES_MAX: usize = 1024;
-/// The longest reply; all of them are short.
-const REPLY_BYTES_MAX: usize = 4 << 10;
 /// The first words of errors that may be shown: the rest of a reply may hold
 /// anything.
 const PASSING: &[&str] = &[
@@ -64,18 +62,21 @@ pub(super) async fn run(
 ) -> Ended {
     let sent = egress.exchange(async {
         let target = target(url, SCHEMES)?;
-        let mut stream = egress.connect(&target).await?;
+        let mut commands = Vec::new();
         if let Some((user, password)) = target.credentials() {
+            let mut auth = cmd("AUTH");
             // Before ACLs there were passwords alone.
-            let words: &[&str] =
-                if user.is_empty() { &["AUTH", &password] } else { &["AUTH", &user, &password] };
-            ask(&mut stream, words).await?;
+            if !user.is_empty() {
+                auth.arg(user);
+            }
+            commands.push(auth.arg(password).clone());
         }
         let database = database(&target).ok_or_else(|| Failure::lasting("no database number"))?;
         if database > 0 {
-            ask(&mut stream, &["SELECT", &database.to_string()]).await?;
+            commands.push(cmd("SELECT").arg(database).clone());
         }
-        ask(&mut stream, &[command.as_str(), key, firing.job.as_str()]).await
+        commands.push(cmd(command.as_str()).arg(key).arg(firing.job.as_str()).clone());
+        ask(egress.connect(&target).await?, &commands).await
     });
     sent.await.into()
 }
@@ -88,108 +89,139 @@ fn database(target: &Target) -> Option<u16> {
     }
 }
 
-/// Sends one command and reads its reply.
-async fn ask(stream: &mut Box<dyn Duplex>, words: &[&str]) -> Result<(), Failure> {
-    let mut command = format!("*{}\r\n", words.len());
-    for word in words {
-        // Writing to a string cannot fail.
-        let _ = write!(command, "${}\r\n{word}\r\n", word.len());
-    }
-    stream.write_all(command.as_bytes()).await?;
-    stream.flush().await?;
-    judged(&line(stream).await?)
+/// Sends commands, each after the answer to the one before it.
+async fn ask(stream: Box<dyn Duplex>, commands: &[Cmd]) -> Result<(), Failure> {
+    // The exchange has a limit of its own, and what is sent is ours alone.
+    let config = AsyncConnectionConfig::new().set_response_timeout(None);
+    let bare = RedisConnectionInfo::default().set_skip_set_lib_name();
+    let (mut connection, driver) =
+        MultiplexedConnection::new_with_config(&bare, limited(stream), config).await?;
+    let work = async move {
+        for command in commands {
+            judged(&connection.send_packed_command(command).await?)?;
+        }
+        Ok(())
+    };
+    driven(work, driver).await
 }
 
-/// A simple string, an error or a number; nothing else answers our commands.
-fn judged(line: &[u8]) -> Result<(), Failure> {
-    match line.split_first() {
-        Some((b'+' | b':', _)) => Ok(()),
-        Some((b'-', text)) => {
-            let word = text.split(|byte| *byte == b' ').next().unwrap_or_default();
-            let known = |words: &[&'static str]| {
-                words.iter().copied().find(|known| known.as_bytes() == word)
-            };
-            Err(match (known(PASSING), known(LASTING)) {
-                (Some(word), _) => Failure::passing(format!("the server refused: {word}")),
-                (None, Some(word)) => Failure::lasting(format!("the server refused: {word}")),
-                (None, None) => Failure::lasting("the server refused"),
-            })
-        }
-        Some(_) | None => Err(Failure::lasting("the answer is not that of a Redis server")),
+/// A simple string or a number; nothing else answers our commands.
+fn judged(reply: &Value) -> Result<(), Failure> {
+    if let Value::ServerError(error) = reply {
+        return Err(refused(error.code()));
+    }
+    let known = matches!(reply, Value::Okay | Value::SimpleString(_) | Value::Int(_));
+    if known { Ok(()) } else { Err(not_redis()) }
+}
+
+fn refused(code: &str) -> Failure {
+    let known = |words: &[&'static str]| words.iter().copied().find(|word| *word == code);
+    match (known(PASSING), known(LASTING)) {
+        (Some(word), _) => Failure::passing(format!("the server refused: {word}")),
+        (None, Some(word)) => Failure::lasting(format!("the server refused: {word}")),
+        (None, None) => Failure::lasting("the server refused"),
     }
 }
 
-/// Reads to the next line's end.
-async fn line(stream: &mut Box<dyn Duplex>) -> Result<Vec<u8>, Failure> {
-    let mut line = Vec::new();
-    let mut some = [0; 512];
-    loop {
-        let read = stream.read(&mut some).await?;
-        if read == 0 {
-            return Err(Closed::Unreachable.into());
-        }
-        line.extend_from_slice(some.get(..read).unwrap_or_default());
-        // One command at a time: what follows the line is not for us.
-        if let Some(end) = line.windows(2).position(|pair| pair == b"\r\n") {
-            line.truncate(end);
-            return Ok(line);
-        }
-        if line.len() > REPLY_BYTES_MAX {
-            return Err(Failure::lasting("the answer is not that of a Redis server"));
+fn not_redis() -> Failure {
+    Failure::lasting("the answer is not that of a Redis server")
+}
+
+/// By the kind and the code alone: the text is the server's.
+impl From<RedisError> for Failure {
+    fn from(error: RedisError) -> Self {
+        if let Some(code) = error.code() {
+            refused(code)
+        } else if error.kind() == ErrorKind::Parse {
+            not_redis()
+        } else {
+            Closed::Unreachable.into()
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
     use super::*;
     use crate::{domain::schedule::Runner, schedule::runners::remote::testing::tools};
 
-    #[test]
-    fn se_64_replies_are_judged_and_not_shown() {
-        for good in [&b"+OK"[..], b":0", b":12"] {
-            assert!(judged(good).is_ok());
+    /// How a command ends at a server that answers this and hangs up; and
+    /// what it was sent.
+    async fn answered(said: &[u8], command: &Cmd) -> (Ended, String) {
+        let (ours, mut theirs) = duplex(64 << 10);
+        let server = async {
+            let mut sent = vec![0; command.get_packed_command().len()];
+            theirs.read_exact(&mut sent).await.unwrap();
+            // The client may be gone before all is said.
+            let _ = theirs.write_all(said).await;
+            let _ = theirs.shutdown().await;
+            sent
+        };
+        let ask = ask(Box::new(ours), std::slice::from_ref(command));
+        let (ended, sent) = tokio::join!(ask, server);
+        (ended.into(), String::from_utf8(sent).unwrap())
+    }
+
+    #[tokio::test]
+    async fn se_64_replies_are_judged_and_not_shown() {
+        let not_redis = "the answer is not that of a Redis server";
+        let set = cmd("SET").arg("a").arg("b").clone();
+        for good in ["+OK\r\n", ":0\r\n", ":12\r\n"] {
+            assert_eq!(answered(good.as_bytes(), &set).await.0, Ended::default(), "{good}");
         }
+        let long = format!("${}\r\n", i64::MAX);
+        let many = format!("*{}\r\n:1\r\n", i64::MAX);
+        let pairs = format!("%{}\r\n:1\r\n", i64::MAX / 2);
+        let deep = "*1\r\n".repeat(10_000);
         for (reply, says, retryable) in [
-            (&b"-WRONGPASS invalid s3cret"[..], "the server refused: WRONGPASS", false),
-            (b"-OOM command not allowed", "the server refused: OOM", true),
-            (b"-READONLY s3cret", "the server refused: READONLY", true),
-            (b"-s3cret", "the server refused", false),
-            (b"-", "the server refused", false),
-            (b"$6", "the answer is not that of a Redis server", false),
-            (b"", "the answer is not that of a Redis server", false),
-            (b"SSH-2.0-s3cret", "the answer is not that of a Redis server", false),
+            ("-WRONGPASS invalid s3cret\r\n", "the server refused: WRONGPASS", false),
+            ("-OOM command not allowed\r\n", "the server refused: OOM", true),
+            ("-READONLY s3cret\r\n", "the server refused: READONLY", true),
+            ("-s3cret\r\n", "the server refused", false),
+            ("-\r\n", "the server refused", false),
+            ("$6\r\ns3cret\r\n", not_redis, false),
+            ("$-1\r\n", not_redis, false),
+            ("*0\r\n", not_redis, false),
+            ("\r\n", not_redis, false),
+            ("SSH-2.0-s3cret\r\n", not_redis, false),
+            (&deep, not_redis, false),
+            // These could go on, were the server not gone.
+            (&long, "no connection", true),
+            (&many, "no connection", true),
+            (&pairs, "no connection", true),
+            ("+OK", not_redis, false),
+            ("", "no connection", true),
         ] {
-            let ended = Ended::from(judged(reply));
-            assert_eq!((ended.error.as_deref(), ended.retryable), (Some(says), retryable));
+            let (ended, _) = answered(reply.as_bytes(), &set).await;
+            let found = (ended.error.as_deref(), ended.retryable);
+            assert_eq!(found, (Some(says), retryable), "{reply:.40}");
         }
     }
 
     #[tokio::test]
-    async fn se_64_a_server_that_never_ends_its_line_is_left() {
-        for (sent, says) in [
-            ("s3cret".repeat(4096), "the answer is not that of a Redis server"),
-            ("+OK".to_owned(), "no connection"),
-            (String::new(), "no connection"),
-        ] {
-            let (ours, mut theirs) = tokio::io::duplex(64 << 10);
-            theirs.write_all(sent.as_bytes()).await.unwrap();
-            theirs.shutdown().await.unwrap();
-            let mut ours: Box<dyn Duplex> = Box::new(ours);
-            let ended = Ended::from(ask(&mut ours, &["SET", "a", "b"]).await);
-            assert_eq!(ended.error.as_deref(), Some(says));
-        }
+    async fn se_64_a_server_that_never_ends_its_answer_is_left() {
+        let (ours, mut theirs) = duplex(64 << 10);
+        let endless = async {
+            theirs.write_all(b"+").await.unwrap();
+            let mut said: u64 = 1;
+            while theirs.write_all(&[b'7'; 1024]).await.is_ok() {
+                said += 1024;
+            }
+            said
+        };
+        let set = [cmd("SET").arg("a").arg("b").clone()];
+        let (ended, said) = tokio::join!(ask(Box::new(ours), &set), endless);
+        assert!(Ended::from(ended).error.is_some());
+        assert!(said < 256 << 10, "{said}");
     }
 
     #[tokio::test]
     async fn se_64_words_cannot_leave_their_place() {
-        let (ours, mut theirs) = tokio::io::duplex(4096);
-        theirs.write_all(b"+OK\r\n").await.unwrap();
-        let mut ours: Box<dyn Duplex> = Box::new(ours);
-        ask(&mut ours, &["SET", "a\r\nFLUSHALL\r\n", "\u{fc}"]).await.unwrap();
-        drop(ours);
-        let mut sent = String::new();
-        theirs.read_to_string(&mut sent).await.unwrap();
+        let set = cmd("SET").arg("a\r\nFLUSHALL\r\n").arg("\u{fc}").clone();
+        let (ended, sent) = answered(b"+OK\r\n", &set).await;
+        assert_eq!(ended, Ended::default());
         assert_eq!(sent, "*3\r\n$3\r\nSET\r\n$13\r\na\r\nFLUSHALL\r\n\r\n$2\r\n\u{fc}\r\n");
     }
 

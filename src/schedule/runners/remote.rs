@@ -1,12 +1,25 @@
 //! What the runners that speak over the network have in common.
 
+#[cfg(any(feature = "amqp", feature = "redis"))]
+use std::pin::pin;
+
+#[cfg(any(feature = "amqp", feature = "redis"))]
+use futures::future::{Either, select};
 use serde_json::json;
+#[cfg(any(feature = "amqp", feature = "redis"))]
+use tokio::io::{AsyncReadExt as _, join, split};
 
 use super::{Ended, Firing};
+#[cfg(any(feature = "amqp", feature = "redis"))]
+use crate::egress::Duplex;
 use crate::{
     egress::{Closed, Egress, Scheme, Target},
     schedule::Error,
 };
+
+/// How much a broker may say in a run.
+#[cfg(any(feature = "amqp", feature = "redis"))]
+const READ_BYTES_MAX: u64 = 64 << 10;
 
 /// Why a run over the network failed. What it says was written here: never
 /// what the other side answered, and not where it is (SE-64).
@@ -88,6 +101,27 @@ pub(super) fn named(
 /// Reads the address of a rule that was set.
 pub(super) fn target(text: &str, schemes: &[Scheme]) -> Result<Target, Failure> {
     Target::parse(text, schemes).map_err(Failure::lasting)
+}
+
+/// Does a client's work while its driver moves the bytes. When the driver has
+/// ended, the client knows, and may still have the answer.
+#[cfg(any(feature = "amqp", feature = "redis"))]
+pub(super) async fn driven<T>(
+    work: impl Future<Output = T>,
+    driver: impl Future<Output = ()>,
+) -> T {
+    match select(pin!(work), pin!(driver)).await {
+        Either::Left((done, _)) => done,
+        Either::Right(((), work)) => work.await,
+    }
+}
+
+/// Connects for a client that takes any connection; what it can be made to
+/// read, and so to keep, has a limit.
+#[cfg(any(feature = "amqp", feature = "redis"))]
+pub(super) fn limited(stream: Box<dyn Duplex>) -> Box<dyn Duplex> {
+    let (read, write) = split(stream);
+    Box::new(join(read.take(READ_BYTES_MAX), write))
 }
 
 /// What tests of these runners share.

@@ -39,7 +39,7 @@ pub(crate) async fn a_task_reads_back_whole<E: Engine>(house: &mut House<E>) {
     assert_eq!((context.0, context.1.as_str()), (ns("shop"), r#"{"order":7}"#));
     let step = house.step(made.core.id, 3).await;
     assert_eq!((&*step.name, &*step.handler, step.core.timeout_ms), ("d", "hd", 9_000));
-    assert_eq!(step.depends_on, ["b".into(), "c".into()]);
+    assert_eq!(step.depends_on, [std::sync::Arc::<str>::from("b"), "c".into()]);
     assert_eq!((step.result, step.last_error, step.started_at), (None, None, None));
 }
 

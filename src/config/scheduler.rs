@@ -63,11 +63,20 @@ pub(super) fn scheduler(
 fn runners(names: &[String]) -> Result<Vec<RunnerKind>, Error> {
     let mut runners = names
         .iter()
-        .map(|name| RunnerKind::parse(name).ok_or_else(|| unknown_runner(name)))
+        .map(|name| match RunnerKind::parse(name) {
+            Some(kind) if kind.is_built() => Ok(kind),
+            Some(_) => Err(not_built(name)),
+            None => Err(unknown_runner(name)),
+        })
         .collect::<Result<Vec<_>, _>>()?;
     runners.sort_unstable();
     runners.dedup();
     Ok(runners)
+}
+
+fn not_built(name: &str) -> Error {
+    let message = format!("this build has no runner `{name}`; its feature `{name}` is off");
+    Error::invalid("scheduler.runners", message)
 }
 
 fn unknown_runner(name: &str) -> Error {
@@ -158,6 +167,11 @@ mod tests {
     fn se_61_without_run_as_the_start_is_refused_and_says_why() {
         for kind in RunnerKind::ALL {
             let text = format!("runners = [\"{}\"]", kind.as_str());
+            if !kind.is_built() {
+                let refused = problem(&text);
+                assert!(refused.contains("this build has no runner"), "{refused}");
+                continue;
+            }
             if kind.starts_processes() {
                 for run_as in ["", "run_as = \"\"", "run_as = \" \""] {
                     let refused = problem(&format!("{text}\n{run_as}"));

@@ -335,6 +335,17 @@ impl RunnerKind {
         Self::ALL.iter().copied().find(|kind| kind.as_str() == name)
     }
 
+    /// Whether this build has it: the runners that speak to brokers are features
+    /// of the crate.
+    #[must_use]
+    pub const fn is_built(self) -> bool {
+        match self {
+            Self::Amqp => cfg!(feature = "amqp"),
+            Self::Redis => cfg!(feature = "redis"),
+            Self::Task | Self::Http | Self::Shell | Self::Direct | Self::Awf => true,
+        }
+    }
+
     /// Whether it starts processes, for which `commands:execute` is needed.
     #[must_use]
     pub const fn starts_processes(self) -> bool {

@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Error, Recurrence, Scheduler, figures,
     figures::Figures,
-    lanes::Lanes,
+    lanes::{Lanes, Place, Turn},
+    lines::Lines,
     runners::{Ended, Firing, task},
     timer::{self, PAUSE},
 };
@@ -41,8 +42,9 @@ const ROUND_MAX: usize = 2_048;
 const TAKEN_MAX: usize = 32_768;
 /// So many are much.
 const TAKEN_MUCH: usize = 256;
-/// How many tasks are created at once: the store groups their commits.
-const TASKS_AT_ONCE: usize = 512;
+/// One of so many places is for tasks alone: making one takes a moment, and
+/// slow runs must not hold it up.
+const QUICK: usize = 8;
 /// How many jobs wait in a lane, for tasks and for other runs.
 const WAITING_MAX: (usize, usize) = (2_048, 1_000);
 /// How many ends one operation of the store takes.
@@ -51,8 +53,6 @@ const ENDS_MAX: usize = 256;
 const GRACE: Duration = Duration::from_secs(2);
 /// How much of an error is kept, in bytes.
 const ERROR_BYTES_MAX: usize = 4 * 1024;
-/// How many lines a second the log gets about single jobs.
-const LINES_MAX: u32 = 20;
 /// How far a retry's pause strays, in thousandths.
 const JITTER: std::ops::RangeInclusive<i32> = -100..=100;
 
@@ -72,33 +72,14 @@ pub(super) struct Work {
     taken: HashSet<Key>,
     /// Let go since the store was asked last, so what it says may be old.
     released: HashSet<Key>,
+    /// How many run at once, tasks and others together.
+    places: usize,
     tasks: Lanes<Job>,
     runs: Lanes<Job>,
+    /// Which of the two has the next free place.
+    way: Way,
     ends: VecDeque<End>,
     lines: Lines,
-}
-
-/// Keeps a flood of jobs out of the log.
-#[derive(Debug, Default)]
-struct Lines {
-    second: i64,
-    written: u32,
-    suppressed: u64,
-}
-
-impl Lines {
-    /// Whether another line may be written, and how many were not before.
-    fn admit(&mut self, now: Timestamp) -> Option<u64> {
-        if self.second != now.seconds() {
-            (self.second, self.written) = (now.seconds(), 0);
-        }
-        if self.written >= LINES_MAX {
-            self.suppressed = self.suppressed.saturating_add(1);
-            return None;
-        }
-        self.written = self.written.saturating_add(1);
-        Some(std::mem::take(&mut self.suppressed))
-    }
 }
 
 impl Work {
@@ -106,8 +87,10 @@ impl Work {
         Self {
             taken: HashSet::new(),
             released: HashSet::new(),
-            tasks: Lanes::new(TASKS_AT_ONCE, WAITING_MAX.0),
-            runs: Lanes::new(max_concurrent_runs, WAITING_MAX.1),
+            places: max_concurrent_runs.max(1),
+            tasks: Lanes::new(WAITING_MAX.0),
+            runs: Lanes::new(WAITING_MAX.1),
+            way: Way::Task,
             ends: VecDeque::new(),
             lines: Lines::default(),
         }
@@ -117,6 +100,32 @@ impl Work {
         match way {
             Way::Task => &mut self.tasks,
             Way::Run => &mut self.runs,
+        }
+    }
+
+    /// Whose turn it is: tasks and other runs alternate while both wait.
+    fn next(&mut self) -> Option<(Way, Turn<Job>)> {
+        for _ in 0..2 {
+            let way = self.way;
+            self.way = way.other();
+            let free = self.free(way);
+            if let Some(turn) = self.lanes(way).next(free) {
+                return Some((way, turn));
+            }
+        }
+        None
+    }
+
+    /// How many places of a way are free.
+    fn free(&self, way: Way) -> usize {
+        let runs = self.runs.running();
+        let free = self.places.saturating_sub(runs).saturating_sub(self.tasks.running());
+        match way {
+            Way::Task => free,
+            Way::Run => {
+                let most = self.places.saturating_sub(self.places / QUICK);
+                free.min(most.saturating_sub(runs))
+            }
         }
     }
 
@@ -143,7 +152,7 @@ impl Work {
     }
 }
 
-/// Which places a job waits for.
+/// What a job waits for a place for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Task,
@@ -153,6 +162,13 @@ enum Way {
 impl Way {
     fn of(runner: &Runner) -> Self {
         if runner.kind() == RunnerKind::Task { Self::Task } else { Self::Run }
+    }
+
+    fn other(self) -> Self {
+        match self {
+            Self::Task => Self::Run,
+            Self::Run => Self::Task,
+        }
     }
 }
 
@@ -266,7 +282,7 @@ impl Scheduler {
             };
             let segment: Arc<str> = job.id.segment().into();
             // Of a full lane the job stays where it is: on disk.
-            if work.lanes(Way::of(&rule.runner)).push(&segment, job) {
+            if work.lanes(Way::of(&rule.runner)).push(&rule.owner.identity, &segment, job) {
                 work.taken.insert(key);
             }
         }
@@ -424,12 +440,10 @@ fn dispatch(scheduler: &Arc<Scheduler>) {
         return;
     }
     let mut room = false;
-    for way in [Way::Task, Way::Run] {
-        loop {
-            let Some(turn) = scheduler.work().lanes(way).next() else { break };
-            room |= turn.room;
-            scheduler.tracker.spawn(fire(Arc::clone(scheduler), way, turn.item));
-        }
+    loop {
+        let Some((way, turn)) = scheduler.work().next() else { break };
+        room |= turn.room;
+        scheduler.tracker.spawn(fire(Arc::clone(scheduler), way, turn.item, turn.place));
     }
     if room {
         scheduler.alarm.ring();
@@ -437,7 +451,7 @@ fn dispatch(scheduler: &Arc<Scheduler>) {
 }
 
 /// One job's turn, until its place is free again.
-async fn fire(scheduler: Arc<Scheduler>, way: Way, job: Job) {
+async fn fire(scheduler: Arc<Scheduler>, way: Way, job: Job, place: Place) {
     let came = tokio::select! {
         biased;
         () = scheduler.stopping.cancelled() => return,
@@ -446,7 +460,7 @@ async fn fire(scheduler: Arc<Scheduler>, way: Way, job: Job) {
     let again = matches!(came, Came::Nothing);
     {
         let mut work = scheduler.work();
-        work.lanes(way).done(job.id.segment());
+        work.lanes(way).done(&place);
         match came {
             Came::End(end) => work.ends.push_back(end),
             Came::Nothing => work.release((job.id, job.version)),
@@ -577,20 +591,5 @@ fn settled(scheduler: &Scheduler, end: &End) {
     match &end.end.next {
         NextState::Retry(due) | NextState::Recurs(due) => scheduler.alarm.arm(*due),
         NextState::Rests(..) => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_of_jobs_is_kept_out_of_the_log() {
-        let mut lines = Lines::default();
-        let at = Timestamp::from_seconds;
-        let written = (0..100).filter(|_| lines.admit(at(7)).is_some()).count();
-        assert_eq!(written, 20);
-        assert_eq!(lines.admit(at(8)), Some(80));
-        assert_eq!(lines.admit(at(8)), Some(0));
     }
 }

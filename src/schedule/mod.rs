@@ -8,6 +8,7 @@ mod figures;
 mod firing;
 pub mod jobs;
 mod lanes;
+mod lines;
 mod preview;
 mod recurrence;
 pub mod rules;

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::house::{House, probe_runner, task_runner, within};
+use super::house::{House, OWNER, caller, probe_runner, task_runner, within};
 use crate::{
     domain::schedule::{JobStatus, RunOutcome},
     schedule::{Settings, runners::Ended},
@@ -85,7 +85,7 @@ async fn issue5_one_segments_slow_runs_keep_no_other_waiting() {
 
 #[tokio::test]
 async fn issue5_a_full_segment_hides_nobody_and_loses_nobody() {
-    let settings = Settings { max_concurrent_runs: 4, ..Settings::default() };
+    let settings = Settings { max_concurrent_runs: 8, ..Settings::default() };
     let house = House::with(settings).await;
     house.rule("r", "", probe_runner()).await;
     house.rule("t", "quick.", task_runner()).await;
@@ -159,4 +159,108 @@ async fn issue5_many_jobs_due_at_one_instant_all_fire_once() {
     house.settle().await;
     assert_eq!(house.tasks().await.len(), 450);
     assert_eq!(house.status("s2.449").await, JobStatus::Executed);
+}
+
+#[tokio::test]
+async fn issue5_an_owner_of_fifty_segments_starves_nobody() {
+    let settings = Settings { max_concurrent_runs: 8, ..Settings::default() };
+    let house = House::with(settings).await;
+    for name in ["hog", "other"] {
+        let owner = caller(name, OWNER, "*");
+        house.owners.put(&owner);
+        house.rule_of(&owner, name, name, probe_runner(), 1).await.unwrap();
+    }
+    let doors = Doors::of(&house);
+    for job in 0..1_000 {
+        house.job(&format!("hog{}.{job}", job % 50), 0).await;
+    }
+    house.look().await;
+    doors.until(|begun| begun.len() >= 7).await;
+    for job in 0..3 {
+        house.job(&format!("other.{job}"), 0).await;
+    }
+    house.look().await;
+    // The other one has each second place that is given back.
+    doors.open.add_permits(6);
+    doors.until(|begun| begun.len() >= 13).await;
+    let begun = doors.begun();
+    let others = begun.iter().filter(|job| job.starts_with("other")).count();
+    assert_eq!(others, 3, "{begun:?}");
+    doors.open.add_permits(10_000);
+    within(async {
+        while doors.begun().len() < 1_003 {
+            house.look().await;
+            house.settled().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn issue5_tasks_have_places_among_the_other_runs() {
+    let settings = Settings { max_concurrent_runs: 4, ..Settings::default() };
+    let house = House::with(settings).await;
+    house.rule("t", "", task_runner()).await;
+    house.rule("r", "slow.", probe_runner()).await;
+    let doors = Doors::of(&house);
+    for job in 0..300 {
+        house.job(&format!("s{}.{job}", job % 3), 0).await;
+    }
+    house.look().await;
+    assert_eq!(house.scheduler.figures().inflight, 4);
+    assert_eq!(house.scheduler.figures().pending, 296);
+    house.settled().await;
+    assert_eq!(house.tasks().await.len(), 300);
+    // No task begins while others have all the places.
+    for job in 0..4 {
+        house.job(&format!("slow.{job}"), 0).await;
+    }
+    house.look().await;
+    doors.until(|begun| begun.len() == 4).await;
+    house.job("late", 0).await;
+    house.look().await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(house.status("late").await, JobStatus::Planned);
+    doors.open.add_permits(1);
+    within(async {
+        while house.tasks().await.len() == 300 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    doors.open.add_permits(10);
+    house.settled().await;
+    assert_eq!(house.status("late").await, JobStatus::Executed);
+}
+
+#[tokio::test]
+async fn issue5_slow_runs_leave_places_to_tasks_and_tasks_to_them() {
+    let house = House::new().await;
+    house.rule("t", "", task_runner()).await;
+    let doors = Doors::of(&house);
+    for owner in 0..20 {
+        let name = format!("slow{owner}");
+        let of = caller(&name, OWNER, "*");
+        house.owners.put(&of);
+        house.rule_of(&of, &name, &format!("{name}."), probe_runner(), 1).await.unwrap();
+        for job in 0..10 {
+            house.job(&format!("{name}.{job}"), 0).await;
+        }
+    }
+    house.look().await;
+    doors.until(|begun| begun.len() == 56).await;
+    for job in 0..100 {
+        house.job(&format!("quick.{job}"), 0).await;
+    }
+    house.look().await;
+    within(async {
+        while house.tasks().await.len() < 100 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    assert_eq!(doors.most.load(Ordering::SeqCst), 56);
+    doors.open.add_permits(10_000);
+    house.settled().await;
+    assert_eq!(doors.begun().len(), 200);
 }

@@ -23,7 +23,7 @@ use crate::{
     config::{OwnRate, Rate, Rates},
     domain::{
         Principal, Timestamp,
-        network::masked,
+        network::client,
         principal::{Identity, Source},
     },
 };
@@ -34,8 +34,6 @@ const BUCKETS_MAX: usize = 100_000;
 const SHARDS: usize = 16;
 const SHARDS_U64: u64 = 16;
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
-/// A client has at least this network for itself.
-const IPV6_PREFIX: u8 = 64;
 
 /// What is left in a caller's bucket, for the headers of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,14 +184,6 @@ fn who(principal: &Principal, peer: Option<IpAddr>) -> Who {
         | Source::Lease
         | Source::Session
         | Source::Certificate => Who::Identity(identity.clone()),
-    }
-}
-
-/// An address as far as it tells one client from another.
-fn client(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        v4 @ IpAddr::V4(_) => v4,
-        v6 @ IpAddr::V6(_) => masked(v6, IPV6_PREFIX),
     }
 }
 

@@ -12,6 +12,7 @@ const CONNECTIONS_MAX: u64 = 1_000_000;
 const IDLE_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
 const TLS_FILES: [&str; 2] = ["controller.tls_cert", "controller.tls_key"];
 const PER_ADDRESS: &str = "controller.connections_per_address";
+const PER_TOKEN: &str = "controller.connections_per_token";
 const AUTH_FILE: &str = "controller.auth_file";
 
 /// Where and how the line protocol is spoken.
@@ -28,8 +29,10 @@ pub struct Controller {
     pub rule_id_prefixes: Vec<String>,
     /// Connections open at once.
     pub connections: usize,
-    /// Of these, those of one address.
+    /// Of these, those of one address, or of one /64 of IPv6.
     pub connections_per_address: usize,
+    /// Of these, those of one token.
+    pub connections_per_token: usize,
     /// After how much silence a connection is closed; none is never.
     pub idle: Option<Duration>,
 }
@@ -76,8 +79,11 @@ pub(super) fn controller(
                 .to_owned(),
         );
     }
-    let connections = number("controller.connections", raw.connections, 1, CONNECTIONS_MAX)?;
+    let connections: usize = number("controller.connections", raw.connections, 1, CONNECTIONS_MAX)?;
     let per_address = number(PER_ADDRESS, raw.connections_per_address, 0, CONNECTIONS_MAX)?;
+    let per_token = number(PER_TOKEN, raw.connections_per_token, 0, CONNECTIONS_MAX)?;
+    // One address, or one token, never takes them all.
+    let share = |of: usize| if of == 0 { (connections / 4 * 3).max(1) } else { of };
     let idle = number("controller.idle_seconds", raw.idle_seconds, 0, IDLE_SECONDS_MAX)?;
     Ok(Controller {
         listen,
@@ -85,11 +91,8 @@ pub(super) fn controller(
         tls,
         rule_id_prefixes: raw.rule_id_prefixes,
         connections,
-        // One address never takes them all.
-        connections_per_address: match per_address {
-            0 => (connections / 4 * 3).max(1),
-            some => some,
-        },
+        connections_per_address: share(per_address),
+        connections_per_token: share(per_token),
         idle: (idle > 0).then(|| Duration::from_secs(idle)),
     })
 }

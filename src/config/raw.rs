@@ -222,6 +222,7 @@ pub(super) struct Controller {
     pub(super) rule_id_prefixes: Vec<String>,
     pub(super) connections: u64,
     pub(super) connections_per_address: u64,
+    pub(super) connections_per_token: u64,
     pub(super) idle_seconds: u64,
 }
 
@@ -236,6 +237,7 @@ impl Default for Controller {
             rule_id_prefixes: vec![super::RULE_ID_PREFIX.to_owned()],
             connections: 16_384,
             connections_per_address: 0,
+            connections_per_token: 0,
             idle_seconds: 0,
         }
     }

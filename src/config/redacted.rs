@@ -78,6 +78,7 @@ fn redacted_controller(controller: &Controller) -> Value {
         "rule_id_prefixes": controller.rule_id_prefixes,
         "connections": controller.connections,
         "connections_per_address": controller.connections_per_address,
+        "connections_per_token": controller.connections_per_token,
         "idle_seconds": controller.idle.map_or(0, |idle| idle.as_secs()),
     })
 }

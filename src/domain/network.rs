@@ -48,6 +48,17 @@ impl Network {
     }
 }
 
+/// An address as far as it tells one client from another.
+#[must_use]
+pub fn client(peer: IpAddr) -> IpAddr {
+    /// A client has at least this network for itself.
+    const IPV6_PREFIX: u8 = 64;
+    match peer.to_canonical() {
+        v4 @ IpAddr::V4(_) => v4,
+        v6 @ IpAddr::V6(_) => masked(v6, IPV6_PREFIX),
+    }
+}
+
 /// The address with nothing but its first bits.
 #[must_use]
 pub fn masked(address: IpAddr, prefix: u8) -> IpAddr {

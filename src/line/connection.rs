@@ -12,14 +12,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Counted, LINE_BYTES_MAX, Service, answer,
+    Counted, LINE_BYTES_MAX, Service, Share, Shares, answer,
     batch::Batch,
     instruction::{self, Line, foreign, parse},
     reply,
 };
 use crate::{
     access::{Kind, line::Session},
-    domain::RequestId,
+    domain::{RequestId, principal::Identity},
 };
 
 /// How long an answer to a wrong secret waits where there were too many.
@@ -76,10 +76,10 @@ where
 {
     let mut inbox = Inbox::default();
     let open = service.gate.line_open(client.request, client.peer);
-    let (session, greeting) = match open {
-        Some(session) => (session, &b""[..]),
+    let (session, greeting, _share) = match open {
+        Some(session) => (session, &b""[..], None),
         None => match Box::pin(authenticate(service, stream, &mut inbox, client, shutdown)).await {
-            Ok(session) => (session, reply::OK),
+            Ok((session, share)) => (session, reply::OK, Some(share)),
             Err(Closed) => return Closed,
         },
     };
@@ -139,7 +139,7 @@ async fn authenticate<S>(
     inbox: &mut Inbox,
     client: Client,
     shutdown: &CancellationToken,
-) -> Result<Session, Closed>
+) -> Result<(Session, Share<Identity>), Closed>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin,
 {
@@ -161,8 +161,12 @@ where
             let secrets: Vec<&str> = secrets.iter().map(AsRef::as_ref).collect();
             match service.gate.line(&secrets, client.request, client.peer) {
                 Ok(session) => {
+                    let identity = session.identity().clone();
+                    let Some(share) = Shares::take(&service.by_token, identity) else {
+                        break reply::TOO_MANY_CONNECTIONS;
+                    };
                     inbox.skip(end + 1);
-                    return Ok(session);
+                    return Ok((session, share));
                 }
                 Err(refusal) => {
                     // Who guesses is slowed down; a good secret never is.

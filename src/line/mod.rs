@@ -10,6 +10,7 @@ mod batch;
 mod connection;
 pub mod instruction;
 mod reply;
+mod shares;
 pub mod words;
 
 use std::{
@@ -22,8 +23,11 @@ use std::{
 
 use tokio::time::Instant;
 
-pub use self::connection::{Client, finish, serve};
-use crate::{access::Gate, schedule::Scheduler};
+pub use self::{
+    connection::{Client, finish, serve},
+    shares::{Share, Shares},
+};
+use crate::{access::Gate, domain::principal::Identity, schedule::Scheduler};
 
 /// The longest line, without its end.
 pub const LINE_BYTES_MAX: usize = 4096;
@@ -38,6 +42,7 @@ pub struct Service {
     settings: Settings,
     started: Instant,
     open: AtomicUsize,
+    by_token: Arc<Shares<Identity>>,
 }
 
 /// How the protocol is spoken.
@@ -45,6 +50,8 @@ pub struct Service {
 pub struct Settings {
     /// After how much silence a connection is closed; none is never.
     pub idle: Option<Duration>,
+    /// How many connections one token has.
+    pub per_token: usize,
     /// How long a client may take to read the next part of an answer.
     pub write_timeout: Duration,
     /// Whether connections have TLS; for STAT.
@@ -58,7 +65,8 @@ impl Service {
     #[must_use]
     pub fn new(scheduler: Arc<Scheduler>, gate: Gate, settings: Settings) -> Arc<Self> {
         let (started, open) = (Instant::now(), AtomicUsize::default());
-        Arc::new(Self { scheduler, gate, settings, started, open })
+        let by_token = Arc::new(Shares::new(usize::MAX, settings.per_token));
+        Arc::new(Self { scheduler, gate, settings, started, open, by_token })
     }
 
     /// How many connections are open.

@@ -19,6 +19,8 @@ pub(super) const ERROR: &[u8] = b"ERROR\n";
 pub(super) const AUTH_REQUIRED: &[u8] = b"ERROR auth_required\n";
 /// To a secret that nobody has.
 pub(super) const AUTH_FAILED: &[u8] = b"ERROR auth_failed\n";
+/// The token has as many connections as it may.
+pub(super) const TOO_MANY_CONNECTIONS: &[u8] = b"ERROR too_many_connections\n";
 /// To a line that does not end.
 pub(super) const LINE_TOO_LONG: &[u8] = b"ERROR line_too_long\n";
 /// To a line without a request id.

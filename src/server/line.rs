@@ -1,10 +1,9 @@
 //! The listener of the line protocol: who may connect, and how often.
 
 use std::{
-    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,8 +19,8 @@ use super::{listen::HANDSHAKE, tls::Tls};
 use crate::{
     access::Gate,
     config,
-    domain::RequestId,
-    line::{self, Client, Service},
+    domain::{RequestId, network},
+    line::{self, Client, Service, Share, Shares},
     schedule::Scheduler,
 };
 
@@ -38,7 +37,8 @@ pub(super) struct Port {
     tcp: TcpListener,
     address: SocketAddr,
     tls: Option<Arc<Tls>>,
-    room: Arc<Room>,
+    room: Arc<Shares<IpAddr>>,
+    per_token: usize,
     idle: Option<Duration>,
 }
 
@@ -50,8 +50,9 @@ impl Port {
     ) -> io::Result<Self> {
         let tcp = TcpListener::bind(settings.listen).await?;
         let address = tcp.local_addr()?;
-        let room = Arc::new(Room::new(settings.connections, settings.connections_per_address));
-        Ok(Self { tcp, address, tls, room, idle: settings.idle })
+        let room = Arc::new(Shares::new(settings.connections, settings.connections_per_address));
+        let per_token = settings.connections_per_token;
+        Ok(Self { tcp, address, tls, room, per_token, idle: settings.idle })
     }
 
     /// Where it listens.
@@ -68,6 +69,7 @@ impl Port {
     pub(super) fn service(&self, scheduler: &Arc<Scheduler>, gate: &Gate) -> Arc<Service> {
         let settings = line::Settings {
             idle: self.idle,
+            per_token: self.per_token,
             write_timeout: WRITE_TIMEOUT,
             tls: self.tls.is_some(),
             persistence: "sqlite",
@@ -98,7 +100,7 @@ impl Port {
                 }
             };
             let peer = peer.ip().to_canonical();
-            let Some(place) = Room::take(&self.room, peer) else {
+            let Some(place) = take(&self.room, peer) else {
                 // Who is closed on at once need not wait and wonder.
                 if logged.is_none_or(|at| at.elapsed() >= LOGGED_EVERY) {
                     logged = Some(Instant::now());
@@ -119,6 +121,11 @@ impl Port {
             });
         }
     }
+}
+
+/// A place for a client, as far as its address tells it from another.
+fn take(room: &Arc<Shares<IpAddr>>, peer: IpAddr) -> Option<Share<IpAddr>> {
+    Shares::take(room, network::client(peer))
 }
 
 async fn connection(
@@ -154,77 +161,22 @@ async fn handshake(stream: TcpStream, tls: &Tls) -> io::Result<Option<TlsStream<
     TlsAcceptor::from(tls.current().config).accept(stream).await.map(Some)
 }
 
-/// How many connections there are, and whose.
-#[derive(Debug)]
-struct Room {
-    connections: usize,
-    per_address: usize,
-    taken: Mutex<Taken>,
-}
-
-#[derive(Debug, Default)]
-struct Taken {
-    all: usize,
-    by_address: HashMap<IpAddr, usize>,
-}
-
-/// One connection's place.
-#[derive(Debug)]
-struct Place {
-    room: Arc<Room>,
-    address: IpAddr,
-}
-
-impl Room {
-    fn new(connections: usize, per_address: usize) -> Self {
-        Self { connections, per_address, taken: Mutex::default() }
-    }
-
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(room: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let mut taken = room.taken();
-        let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
-        if taken.all >= room.connections || of_address >= room.per_address {
-            return None;
-        }
-        taken.all += 1;
-        taken.by_address.insert(address, of_address + 1);
-        Some(Place { room: Arc::clone(room), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.room.taken();
-        taken.all = taken.all.saturating_sub(1);
-        if let Some(of_address) = taken.by_address.get_mut(&self.address) {
-            *of_address = of_address.saturating_sub(1);
-            if *of_address == 0 {
-                taken.by_address.remove(&self.address);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn one_address_never_takes_all_places_and_gives_its_own_back() {
-        let room = Arc::new(Room::new(3, 2));
-        let [a, b] = [1, 2].map(|last| IpAddr::from([192, 0, 2, last]));
-        let first = Room::take(&room, a).unwrap();
-        let second = Room::take(&room, a).unwrap();
-        assert!(Room::take(&room, a).is_none());
-        let third = Room::take(&room, b).unwrap();
-        assert!(Room::take(&room, b).is_none());
-        drop(first);
-        let again = Room::take(&room, b).unwrap();
-        drop((second, third, again));
-        assert!(room.taken().by_address.is_empty() && room.taken().all == 0);
+    fn one_client_has_its_share_whatever_addresses_of_its_network_it_uses() {
+        let room = Arc::new(Shares::new(10, 2));
+        let take = |peer: &str| take(&room, peer.parse().unwrap());
+        let held = [take("2001:db8::1"), take("2001:db8::ffff:2")];
+        assert!(held.iter().all(Option::is_some));
+        assert!(take("2001:db8::3").is_none());
+        let other = take("2001:db8:0:1::3");
+        assert!(other.is_some());
+        // An IPv4 address stands for itself, in its IPv6 form too.
+        let held = [take("192.0.2.1"), take("::ffff:192.0.2.1")];
+        assert!(held.iter().all(Option::is_some) && take("192.0.2.1").is_none());
+        assert!(take("192.0.2.2").is_some());
     }
 }

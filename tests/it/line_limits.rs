@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     harness::PATIENCE,
-    line::{DEPLOY, LATER, Lines, Wire, folder},
+    line::{BACKUP, DEPLOY, LATER, Lines, THREE, Wire, folder},
 };
 
 #[tokio::test]
@@ -101,6 +101,27 @@ async fn connections_are_bounded_in_number_and_silence() {
         sleep(Duration::from_millis(100)).await;
     };
     assert!(again.line().await.starts_with("r2 uptime_ns "));
+}
+
+#[tokio::test]
+async fn one_token_never_takes_all_connections() {
+    let controller = "auth_file = \"auth.toml\"\nconnections = 8\nconnections_per_token = 2\n";
+    let server = Lines::start(folder(THREE), controller).await;
+    let first = server.with(DEPLOY).await;
+    let mut second = server.with(DEPLOY).await;
+    let auth = format!("AUTH {DEPLOY}\n");
+    assert_eq!(server.told(auth.as_bytes()).await, "ERROR too_many_connections\n");
+    // Nobody else has less, and those that are open go on.
+    server.with(BACKUP).await;
+    assert_eq!(second.ask(&format!("r1 SET deploy.x {LATER}")).await, "r1 OK\n");
+    drop(first);
+    let began = Instant::now();
+    // The foreign line ends it.
+    let again = format!("{auth}r1 GET deploy.y\nGET / HTTP/1.1\n");
+    while server.told(again.as_bytes()).await != "OK\nr1 ERROR\n" {
+        assert!(began.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn read_some(mut stream: TcpStream, into: &mut [u8]) -> (TcpStream, usize) {

@@ -14,6 +14,7 @@ use crate::{
             Right,
             right::{RulesRead, RulesWrite, SchedulesRead, SchedulesWrite},
         },
+        principal::Identity,
     },
 };
 
@@ -152,6 +153,12 @@ impl Session {
             return Err(refusal);
         }
         Ok(claim)
+    }
+
+    /// Who was let in.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.principal.identity
     }
 
     /// Notes that an instruction aimed outside of the caller's scope.

@@ -37,8 +37,9 @@ const ADDRESSES_MAX: usize = 4;
 /// who may set a rule need not know the network around the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Closed {
-    /// No address of the host is allowed.
-    #[error("refused: the address is not allowed")]
+    /// No address of the host is allowed. Says no more than of a name that does
+    /// not exist: which names there are inside is nobody's business.
+    #[error("no connection")]
     Refused,
     /// The name has no address, or nobody takes the connection.
     #[error("no connection")]
@@ -137,7 +138,11 @@ impl Egress {
             .take(ADDRESSES_MAX)
             .collect();
         if allowed.is_empty() {
-            return Err(if found.is_empty() { Closed::Unreachable } else { Closed::Refused });
+            if found.is_empty() {
+                return Err(Closed::Unreachable);
+            }
+            tracing::debug!(host = target.host(), "no address of this host is allowed");
+            return Err(Closed::Refused);
         }
         let each = self.time_max / 3;
         for to in allowed {
@@ -304,6 +309,8 @@ mod tests {
         let nobody = outcome(&open, &format!("http://127.0.0.1:{port}/")).await;
         assert_eq!(nobody, Err(Closed::Unreachable));
         assert_eq!(outcome(&open, "http://no.such.invalid/").await, Err(Closed::Unreachable));
+        // Nor does one that leads inside say more.
+        assert_eq!(Closed::Refused.to_string(), Closed::Unreachable.to_string());
     }
 
     #[tokio::test]

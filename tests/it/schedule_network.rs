@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::{ROOT_KEY, Server, Setup, http, run, steady_port},
+    harness::{PATIENCE, ROOT_KEY, Server, Setup, http, run, steady_port},
     line::{THREE, folder},
     schedule_process::{OVER, job, rule, run as ended},
 };
@@ -107,8 +107,24 @@ async fn outcome(server: &Server, id: &str, method: &str, url: &str) -> (Value, 
     (ran["outcome"].clone(), ran["error"].clone())
 }
 
+/// What each of so many runs of a job said.
+async fn tries(server: &Server, job: &str, count: usize) -> Vec<(Value, Value)> {
+    let began = tokio::time::Instant::now();
+    loop {
+        let path = format!("/v1/jobs/{job}/runs");
+        let (status, answer) = server.as_root("GET", &path, None).await;
+        assert_eq!(status, 200, "{answer}");
+        let runs = answer["runs"].as_array().unwrap();
+        if runs.len() >= count {
+            return runs.iter().map(|ran| (ran["outcome"].clone(), ran["error"].clone())).collect();
+        }
+        assert!(began.elapsed() < PATIENCE, "{answer}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
 fn not_allowed() -> (Value, Value) {
-    (json!("failed"), json!("refused: the address is not allowed"))
+    (json!("failed"), json!("no connection"))
 }
 
 #[tokio::test]
@@ -192,6 +208,20 @@ async fn se_64_nothing_inside_is_called_unless_it_is_allowed() {
     let name = format!("http://localhost:{port}/");
     assert_eq!(outcome(&server, "name", "POST", &name).await, not_allowed());
     assert_eq!(hooks.taken(), Vec::<String>::new());
+    // Which names there are inside is not told: one that does not exist and one
+    // that leads there look the same, in how often they are tried too.
+    let mut told = Vec::new();
+    for (id, host) in [("absent", "no.such.invalid"), ("inside", "localhost")] {
+        let runner = calls("POST", &format!("http://{host}:{port}/"));
+        let retry = json!({"max_attempts": 2, "backoff_base_ms": 1, "max_backoff_ms": 1});
+        let body = json!({"pattern": format!("{id}."), "runner": runner, "retry": retry});
+        let (status, set) = server.as_root("PUT", &format!("/rules/{id}"), Some(body)).await;
+        assert_eq!(status, 200, "{set}");
+        job(&server, &format!("{id}.a")).await;
+        ended(&server, &format!("{id}.a")).await;
+        told.push(tries(&server, &format!("{id}.a"), 2).await);
+    }
+    assert_eq!(told, [vec![not_allowed(), not_allowed()], vec![not_allowed(), not_allowed()]]);
 
     // It is decided when it is called: a rule outlives what was allowed.
     let open = Setup { rest: LOOPBACK.to_owned(), ..Setup::steady() };

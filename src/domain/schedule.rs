@@ -429,32 +429,57 @@ impl Runner {
         }
     }
 
-    /// The same with the credentials of its address replaced by `***`: what
-    /// may be shown.
+    /// The same with `***` for the credentials of its address and the values of
+    /// its query: what may be shown.
     #[must_use]
     pub fn redacted(&self) -> Self {
         let mut shown = self.clone();
         match &mut shown {
-            Self::Http { url, .. } | Self::Redis { url, .. } => *url = without_credentials(url),
-            Self::Amqp { dsn, .. } => *dsn = without_credentials(dsn),
+            Self::Http { url, .. } | Self::Redis { url, .. } => *url = without_secrets(url),
+            Self::Amqp { dsn, .. } => *dsn = without_secrets(dsn),
             Self::Task { .. } | Self::Shell { .. } | Self::Direct { .. } | Self::Awf { .. } => {}
         }
         shown
     }
 }
 
-/// A URL with `***` for what stands before the last `@` of its authority.
-fn without_credentials(url: &str) -> Arc<str> {
+/// What stands for what is not shown.
+const HIDDEN: &str = "***";
+
+/// Whether a URL is as it is shown, with something hidden: it is none to call.
+#[must_use]
+pub fn hides(url: &str) -> bool {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let values = query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(_, value)| value));
+    url.contains(&format!("://{HIDDEN}")) || values.into_iter().any(|value| value == HIDDEN)
+}
+
+/// A URL with `***` for what stands before the last `@` of its authority, and
+/// for each value of its query.
+fn without_secrets(url: &str) -> Arc<str> {
     let Some((scheme, rest)) = url.split_once("://") else {
-        return if url.contains('@') { "***".into() } else { url.into() };
+        return if url.contains(['@', '?']) { HIDDEN.into() } else { url.into() };
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let shown = without_values(path);
     match authority.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://***@{host}{path}").into(),
+        Some((_, host)) => format!("{scheme}://{HIDDEN}@{host}{shown}").into(),
         // A password with a slash in it: better too little than a part of it.
-        None if path.contains('@') => format!("{scheme}://***").into(),
-        None => url.into(),
+        None if path.contains('@') => format!("{scheme}://{HIDDEN}").into(),
+        None => format!("{scheme}://{authority}{shown}").into(),
     }
+}
+
+/// A path with the names of its query alone; a lone word may be a secret too.
+fn without_values(path: &str) -> String {
+    let Some((path, query)) = path.split_once('?') else { return path.to_owned() };
+    let shown = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((_, "")) => pair.to_owned(),
+        Some((name, _)) => format!("{name}={HIDDEN}"),
+        None if pair.is_empty() => String::new(),
+        None => HIDDEN.to_owned(),
+    });
+    format!("{path}?{}", shown.collect::<Vec<_>>().join("&"))
 }
 
 impl fmt::Debug for Runner {
@@ -482,17 +507,25 @@ mod tests {
     }
 
     #[test]
-    fn credentials_of_addresses_are_not_shown() {
+    fn secrets_of_addresses_are_not_shown() {
         for (url, shown) in [
             ("amqp://guest:s3cret@host:5672/v", "amqp://***@host:5672/v"),
             ("redis://:s3cret@host", "redis://***@host"),
             ("redis://host/0", "redis://host/0"),
             ("https://u:s3/cret@host/x", "https://***"),
-            ("https://u:s3@cret@host/x?a=b", "https://***@host/x?a=b"),
+            ("https://u:s3@cret@host/x?a=s3cret", "https://***@host/x?a=***"),
+            ("https://u:s3?cret@host/x", "https://***"),
+            ("https://host/x?key=s3cret&b=&&c=s3=cr?et", "https://host/x?key=***&b=&&c=***"),
+            ("https://host?s3cret", "https://host?***"),
             ("u:s3cret@host", "***"),
+            ("host/x?s3cret", "***"),
         ] {
-            assert_eq!(&*without_credentials(url), shown);
+            assert_eq!(&*without_secrets(url), shown);
+            // What is shown is not taken back, what is meant is.
+            assert_eq!(hides(shown), shown.contains("://***") || shown.contains('?'), "{shown}");
+            assert!(!hides(url), "{url}");
         }
+        assert!(!hides("https://host/***?a=b***&***c=d"));
     }
 
     #[test]

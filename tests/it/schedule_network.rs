@@ -25,6 +25,7 @@ const OVER_NS: i64 = 1_767_323_045_000_000_007;
 const LOOPBACK: &str = "[limits]\negress_allow = [\"127.0.0.1/32\"]\n";
 const USER: &str = "hook-user";
 const PASSWORD: &str = "hook-p4ssw0rd";
+const KEY: &str = "hook-s3cret-key";
 
 /// Takes requests: `/moved` leads to `/landed`, all else is well.
 #[derive(Clone, Debug)]
@@ -244,8 +245,8 @@ async fn se_64_the_credentials_of_an_address_are_shown_to_nobody() {
     let setup = Setup { rest: LOOPBACK.to_owned(), ..Setup::default() };
     let mut server = Server::with(setup).await;
     let login = format!("{USER}:{PASSWORD}");
-    let url = format!("http://{login}@{}/in", hooks.at);
-    let shown = format!("http://***@{}/in", hooks.at);
+    let url = format!("http://{login}@{}/in?key={KEY}&to=", hooks.at);
+    let shown = format!("http://***@{}/in?key=***&to=", hooks.at);
     let basic = STANDARD.encode(&login);
     let mut said = String::new();
 
@@ -256,6 +257,7 @@ async fn se_64_the_credentials_of_an_address_are_shown_to_nobody() {
     assert_eq!(ended(&server, "hook.a").await["outcome"], "executed");
     let taken = hooks.taken();
     assert!(taken.len() == 1 && taken[0].contains(&format!("Basic {basic}\r\n")), "{taken:?}");
+    assert!(taken[0].starts_with(&format!("PUT /in?key={KEY}&to= HTTP/1.1\r\n")), "{taken:?}");
 
     for path in ["/rules/hook", "/v1/rules/hook", "/rules", "/v1/rules"] {
         let (status, answer) = server.as_root("GET", path, None).await;
@@ -278,7 +280,8 @@ async fn se_64_the_credentials_of_an_address_are_shown_to_nobody() {
     let own = format!("http://{login}@localhost:{}/", server.http.port());
     assert_eq!(outcome(&server, "own", "POST", &own).await, not_allowed());
     assert_refused(&server, &format!("http://{login}@10.0.0.1/")).await;
-    for url in [format!("ftp://{login}@h/"), format!("http://{login}@h/ x"), shown.clone()] {
+    let half = shown.replace("***@", "");
+    for url in [format!("ftp://{login}@h/"), format!("http://{login}@h/ x"), shown.clone(), half] {
         let body = json!({"pattern": "hook.", "runner": calls("PUT", &url)});
         let (status, answer) = server.as_root("PUT", "/rules/wrong", Some(body)).await;
         assert_eq!(status, 400, "{answer}");
@@ -290,7 +293,7 @@ async fn se_64_the_credentials_of_an_address_are_shown_to_nobody() {
     server.assert_sound();
     let log = [server.process.err.all(), server.process.out.all()].concat().join("\n");
     assert!(log.contains("serving"), "{log}");
-    for secret in [USER, PASSWORD, &basic] {
+    for secret in [USER, PASSWORD, KEY, &basic] {
         for text in [&said, &set.to_string(), &listed.to_string(), &table, &log] {
             assert!(!text.contains(secret), "{secret} in {text}");
         }

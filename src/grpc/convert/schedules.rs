@@ -9,6 +9,7 @@ use crate::{
         Namespace,
         schedule::{
             HttpMethod, Identifier, Job, JobStatus, RedisCommand, Rule, Run, RunOutcome, Runner,
+            hides,
         },
         task::{Backoff, RetryPolicy},
     },
@@ -109,11 +110,11 @@ impl Fields {
         Self::address("runner.url", self.0.url.take())
     }
 
-    /// An answer that is sent back has no credentials any more.
+    /// An answer that is sent back has no secrets any more.
     fn address(field: &'static str, value: Option<String>) -> Result<Arc<str>, Refusal> {
         let address = Self::needed(field, value)?;
-        if address.contains("://***") {
-            return Err(wrong(field, "its credentials are hidden by `***`; write them out"));
+        if hides(&address) {
+            return Err(wrong(field, "its secrets are hidden by `***`; write them out"));
         }
         Ok(address)
     }

@@ -13,6 +13,7 @@ use super::{Ended, Firing};
 #[cfg(any(feature = "amqp", feature = "redis"))]
 use crate::egress::Duplex;
 use crate::{
+    domain::schedule::hides,
     egress::{Closed, Egress, Scheme, Target},
     schedule::Error,
 };
@@ -79,9 +80,9 @@ pub(super) fn named(
     schemes: &[Scheme],
 ) -> Result<Target, Error> {
     let wrong = |message: String| Error::FieldInvalid { field, message };
-    if text.contains("://***") {
+    if hides(text) {
         // What lists show would be kept as the password.
-        return Err(wrong("write the credentials in the place of `***`".to_owned()));
+        return Err(wrong("write the secrets in the place of `***`".to_owned()));
     }
     let target = Target::parse(text, schemes).map_err(|problem| {
         let names: Vec<&str> = schemes.iter().map(|scheme| scheme.name).collect();

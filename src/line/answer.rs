@@ -21,7 +21,7 @@ use crate::{
         task::RetryPolicy,
     },
     schedule::{
-        Figures, PageRequest, When,
+        Figures, PageRequest, Paged, When,
         jobs::{self, Change, Plan},
         rules::{self, NewRule},
     },
@@ -157,6 +157,35 @@ async fn resume<W>(
     Ok(())
 }
 
+/// Writes page after page, then the end. Each is read before the next is asked
+/// for: a slow reader holds one.
+async fn pages<W, T, F>(
+    id: &str,
+    out: &mut Out<'_, W>,
+    ask: impl Fn(PageRequest) -> F,
+    write: impl Fn(&mut Vec<u8>, &str, &T),
+) -> Result<Result<(), Failure>, Closed>
+where
+    W: AsyncWrite + Unpin,
+    F: Future<Output = Result<Paged<T>, crate::schedule::Error>>,
+{
+    let mut token = String::new();
+    loop {
+        let page = match ask(PageRequest { size: PAGE, token }).await {
+            Ok(page) => page,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        page.items.iter().for_each(|item| write(&mut out.bytes, id, item));
+        if page.next_token.is_empty() {
+            break;
+        }
+        out.relieve().await?;
+        token = page.next_token;
+    }
+    reply::done(&mut out.bytes, id);
+    Ok(Ok(()))
+}
+
 async fn history<W: AsyncWrite + Unpin>(
     service: &Service,
     session: &Session,
@@ -175,22 +204,9 @@ async fn history<W: AsyncWrite + Unpin>(
         Ok(permit) => permit,
         Err(failure) => return Ok(Err(failure)),
     };
-    let mut token = String::new();
-    loop {
-        let request = PageRequest { size: PAGE, token };
-        let page = match jobs::runs(&service.scheduler, &permit, &request).await {
-            Ok(page) => page,
-            Err(error) => return Ok(Err(error.into())),
-        };
-        page.items.iter().for_each(|run| reply::run(&mut out.bytes, id, run));
-        if page.next_token.is_empty() {
-            break;
-        }
-        out.relieve().await?;
-        token = page.next_token;
-    }
-    reply::done(&mut out.bytes, id);
-    Ok(Ok(()))
+    let (scheduler, permit) = (&service.scheduler, &permit);
+    let ask = |request: PageRequest| async move { jobs::runs(scheduler, permit, &request).await };
+    pages(id, out, ask, reply::run).await
 }
 
 async fn query<W: AsyncWrite + Unpin>(
@@ -204,23 +220,10 @@ async fn query<W: AsyncWrite + Unpin>(
         Ok(claim) => claim,
         Err(refusal) => return Ok(Err(refusal.into())),
     };
-    let mut token = String::new();
-    loop {
-        let request = PageRequest { size: PAGE, token };
-        let page = match jobs::list(&service.scheduler, &claim, prefix, &request).await {
-            Ok(page) => page,
-            Err(error) => return Ok(Err(error.into())),
-        };
-        page.items.iter().for_each(|job| reply::job(&mut out.bytes, id, job));
-        if page.next_token.is_empty() {
-            break;
-        }
-        // Read before the next page is asked for: a slow reader holds one.
-        out.relieve().await?;
-        token = page.next_token;
-    }
-    reply::done(&mut out.bytes, id);
-    Ok(Ok(()))
+    let (scheduler, claim) = (&service.scheduler, &claim);
+    let ask =
+        |request: PageRequest| async move { jobs::list(scheduler, claim, prefix, &request).await };
+    pages(id, out, ask, reply::job).await
 }
 
 async fn list_rules<W: AsyncWrite + Unpin>(
@@ -234,22 +237,9 @@ async fn list_rules<W: AsyncWrite + Unpin>(
         Ok(claim) => claim,
         Err(refusal) => return Ok(Err(refusal.into())),
     };
-    let mut token = String::new();
-    loop {
-        let request = PageRequest { size: PAGE, token };
-        let page = match rules::list(&service.scheduler, &claim, prefix, &request) {
-            Ok(page) => page,
-            Err(error) => return Ok(Err(error.into())),
-        };
-        page.items.iter().for_each(|rule| reply::rule(&mut out.bytes, id, rule));
-        if page.next_token.is_empty() {
-            break;
-        }
-        out.relieve().await?;
-        token = page.next_token;
-    }
-    reply::done(&mut out.bytes, id);
-    Ok(Ok(()))
+    let (scheduler, claim) = (&service.scheduler, &claim);
+    let ask = |request: PageRequest| async move { rules::list(scheduler, claim, prefix, &request) };
+    pages(id, out, ask, |out, id, rule| reply::rule(out, id, rule)).await
 }
 
 async fn rule_set(

@@ -40,12 +40,21 @@ use crate::{
         Clock, Permission, Timestamp, permission::right::SchedulesRead, schedule::RunnerKind,
     },
     engine::{Engine, Health, loops::Part},
-    storage::{self, Store},
+    storage::{self, JobCounts, Store},
 };
 pub use crate::{
     engine::{PageRequest, Paged},
-    storage::{Error as StoreError, ScheduleCounts},
+    storage::Error as StoreError,
 };
+
+/// What jobs and rules there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScheduleCounts {
+    /// Jobs, in the order of [`JobStatus::ALL`](crate::domain::schedule::JobStatus::ALL).
+    pub jobs: JobCounts,
+    /// Rules, by their names.
+    pub rules: u64,
+}
 
 /// `[scheduler]`, and what of `[controller]` is about rules.
 #[derive(Clone, Debug)]
@@ -211,6 +220,6 @@ impl Scheduler {
     /// What jobs and rules there are in the caller's scope.
     pub async fn counts(&self, claim: &Claim<SchedulesRead>) -> Result<ScheduleCounts, Error> {
         let rules = self.rules_in(claim.scope());
-        Ok(ScheduleCounts { rules, ..self.store.schedule_counts(claim.scope()).await? })
+        Ok(ScheduleCounts { jobs: self.store.job_counts(claim.scope()).await?, rules })
     }
 }

@@ -22,7 +22,7 @@ pub use self::credentials::{
     CredentialKind, CredentialRecord, CredentialStore, LastUses, PermissionUse, Recall,
 };
 
-pub use self::schedules::{JobChange, NextState, RUNS_KEPT, RunEnd, ScheduleCounts, ScheduleStore};
+pub use self::schedules::{JobChange, JobCounts, NextState, RUNS_KEPT, RunEnd, ScheduleStore};
 
 use crate::domain::{
     Area, Json, LeaseId, Namespace, Scope, StepId, TaskId, Timestamp,

@@ -75,15 +75,8 @@ pub enum NextState {
     Recurs(Nanos),
 }
 
-/// How many jobs stand where, in the order of [`JobStatus::ALL`], and how many
-/// rules there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ScheduleCounts {
-    /// Jobs by status.
-    pub jobs: [u64; 5],
-    /// Rules.
-    pub rules: u64,
-}
+/// How many jobs stand where, in the order of [`JobStatus::ALL`].
+pub type JobCounts = [u64; 5];
 
 /// Jobs, rules and runs. Identifiers are compared byte by byte and listed in
 /// that order.
@@ -154,6 +147,6 @@ pub trait ScheduleStore: Send + Sync {
     /// All rules: there are few, and the scheduler holds them in memory.
     async fn rules(&self) -> Result<Vec<Rule>>;
 
-    /// Counts within the scope; rules count by their name.
-    async fn schedule_counts(&self, scope: &Scope) -> Result<ScheduleCounts>;
+    /// Counts the jobs within the scope.
+    async fn job_counts(&self, scope: &Scope) -> Result<JobCounts>;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::house::{House, caller, claim, id, within};
 use crate::{
     domain::{
-        permission::right::RulesWrite,
+        permission::right::{RulesWrite, SchedulesRead},
         schedule::{HttpMethod, RedisCommand, Runner, RunnerKind},
         task::RetryPolicy,
     },
@@ -79,5 +79,23 @@ async fn se_62_no_text_of_a_rule_is_more_than_a_line() {
             matches!(refused, Err(Error::FieldInvalid { field: "pattern", .. })),
             "{refused:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn se_62_counts_are_of_the_callers_scope() {
+    let house = House::new().await;
+    for name in ["app", "rule.app.r", "c"] {
+        house.rule(name, "x.", http()).await;
+    }
+    for name in ["app", "app.1", "b.1"] {
+        house.job(name, 9).await;
+    }
+    for (scope, jobs, rules) in
+        [("*", 3, 3), ("app", 2, 2), ("app.r", 0, 1), ("b", 1, 0), ("c", 0, 1), ("absent", 0, 0)]
+    {
+        let reader = caller("reader", &["schedules:read"], scope);
+        let counts = house.scheduler.counts(&claim::<SchedulesRead>(&reader)).await.unwrap();
+        assert_eq!((counts.jobs, counts.rules), ([jobs, 0, 0, 0, 0], rules), "{scope}");
     }
 }

@@ -19,8 +19,7 @@ use crate::{
         schedule::{Identifier, Job, JobStatus, Nanos, Rule, Run, RunOutcome},
     },
     storage::{
-        JobChange, Listed, NextState, Page, RUNS_KEPT, Result, RunEnd, ScheduleCounts,
-        ScheduleStore,
+        JobChange, JobCounts, Listed, NextState, Page, RUNS_KEPT, Result, RunEnd, ScheduleStore,
     },
 };
 
@@ -478,7 +477,7 @@ impl ScheduleStore for Sqlite {
         .await
     }
 
-    async fn schedule_counts(&self, scope: &Scope) -> Result<ScheduleCounts> {
+    async fn job_counts(&self, scope: &Scope) -> Result<JobCounts> {
         let scope = scope.clone();
         self.read(move |conn, _| counts::counts(conn, &scope)).await
     }

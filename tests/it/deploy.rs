@@ -3,12 +3,15 @@
 //! commands of image, unit and probes in a sandbox around the real program.
 
 use std::{
+    ffi::OsString,
     fmt::Write as _,
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Output},
 };
 
+use bailiwick::config::Settings;
 use serde_json::Value;
 
 fn root() -> &'static Path {
@@ -251,6 +254,36 @@ fn every_configuration_in_deploy_turns_auth_on() {
     let pod: toml::Value = toml::from_str(map["data"]["bailiwick.toml"].as_str().unwrap()).unwrap();
     assert_eq!(file["auth"]["enabled"].as_bool(), Some(true));
     assert_eq!(file, pod, "deploy/bailiwick.toml and configmap.yaml differ");
+}
+
+#[test]
+fn the_configuration_shows_jobs_and_the_line_protocol() {
+    let text = read("deploy/bailiwick.toml");
+    let (before, table) = text.split_once("# [controller]\n").unwrap();
+    let (table, after) = table.split_once("\n\n").unwrap();
+    // What is a setting is one once its mark is taken off; all else is prose.
+    let table = table.lines().map(|line| match line.strip_prefix("# ") {
+        Some(setting) if setting.contains(" = ") => setting,
+        _ => line,
+    });
+    let table = table.collect::<Vec<_>>().join("\n");
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("keys")).unwrap();
+    public_key(&at("keys/jwt-public-key.pem"));
+    let tokens = "[token.deploy]\nsecret = \"a-secret-of-a-client\"\nnamespace = \"deploy.\"\n";
+    fs::write(at("auth.toml"), tokens).unwrap();
+    fs::set_permissions(at("auth.toml"), Permissions::from_mode(0o600)).unwrap();
+    fs::write(at("bailiwick.toml"), format!("{before}[controller]\n{table}\n\n{after}")).unwrap();
+    let none = std::iter::empty::<(OsString, OsString)>();
+    let settings = Settings::load(Some(&at("bailiwick.toml")), none).unwrap();
+    let controller = settings.controller.unwrap();
+    assert_eq!(controller.listen.to_string(), "127.0.0.1:5678");
+    assert!(controller.tls.is_some());
+    assert_eq!(controller.tokens.unwrap().len(), 1);
+    // Beside it stand the defaults, to be seen.
+    let runners: Vec<&str> = settings.scheduler.runners.iter().map(|kind| kind.as_str()).collect();
+    assert_eq!((runners, settings.scheduler.max_concurrent_runs), (vec!["task", "http"], 64));
 }
 
 #[test]

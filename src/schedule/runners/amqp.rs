@@ -381,8 +381,15 @@ mod tests {
         names.filter(|name| name.trim() == "lapin-io-loop").count()
     }
 
+    /// How many there are in a while, while the client still has its broker.
+    async fn after(pause: Duration) -> usize {
+        tokio::time::sleep(pause).await;
+        threads_of_clients()
+    }
+
     #[tokio::test]
     async fn se_64_a_client_that_is_left_ends_with_its_thread() {
+        let mut seen = 0;
         for silent_after in 0..=welcome().len() {
             let (ours, theirs) = duplex(1 << 20);
             let login = AMQPUserInfo { username: String::new(), password: String::new() };
@@ -392,9 +399,10 @@ mod tests {
             tokio::select! {
                 result = exchange => unreachable!("{result:?}"),
                 _ = broker(theirs, said, false) => unreachable!("it waits"),
-                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+                count = after(Duration::from_millis(200)) => seen = seen.max(count),
             }
         }
+        assert!(seen > 0, "no client had a thread");
         // Those of other tests end too.
         for _ in 0..300 {
             if threads_of_clients() == 0 {

@@ -16,7 +16,7 @@ use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, Recurrence, Scheduler, figures,
+    Error, Recurrence, Scheduler, ahead, figures,
     figures::Figures,
     lanes::{Lanes, Place, Turn},
     lines::Lines,
@@ -129,6 +129,20 @@ impl Work {
         }
     }
 
+    /// Whether it is taken up, or was since the store was asked.
+    pub(super) fn knows(&self, job: &Job) -> bool {
+        let key = (job.id.clone(), job.version);
+        self.taken.contains(&key) || self.released.contains(&key)
+    }
+
+    /// These are over; their ends are to be kept.
+    pub(super) fn end(&mut self, ends: Vec<End>) {
+        for end in ends {
+            self.taken.insert((end.end.id.clone(), end.end.version));
+            self.ends.push_back(end);
+        }
+    }
+
     fn release(&mut self, key: Key) {
         self.taken.remove(&key);
         self.released.insert(key);
@@ -174,7 +188,7 @@ impl Way {
 
 /// An end that is to be kept.
 #[derive(Clone, Debug)]
-struct End {
+pub(super) struct End {
     end: RunEnd,
     runner: Option<RunnerKind>,
 }
@@ -220,20 +234,21 @@ pub(super) async fn run(scheduler: Arc<Scheduler>, _system: System, shutdown: Ca
 
 /// Takes up what is due, and answers when something is due next.
 pub(super) async fn round(scheduler: &Arc<Scheduler>) -> Result<Option<Nanos>, Error> {
-    let (skip, limit) = {
+    let (skip, limit, much) = {
         let mut work = scheduler.work();
         work.released.clear();
         let full: HashSet<&Arc<str>> = work.tasks.full().chain(work.runs.full()).collect();
         let skip: Vec<Arc<str>> = full.into_iter().cloned().collect();
-        (skip, work.taken.len().saturating_add(ROUND_MAX))
+        (skip, work.taken.len().saturating_add(ROUND_MAX), work.is_much())
     };
     if limit > TAKEN_MAX {
         // Each end that is kept makes room, and rings.
         return Ok(None);
     }
-    let now = Nanos::from(scheduler.now());
-    let (jobs, next) = scheduler.store.jobs_due(now, &skip, limit).await?;
-    let lost = scheduler.take(jobs);
+    scheduler.ahead().ask();
+    let until = ahead::horizon(scheduler.now().into(), much);
+    let (jobs, next) = scheduler.store.jobs_due(until, &skip, limit).await?;
+    let (lost, next) = scheduler.sort_out(jobs, (until, next));
     dispatch(scheduler);
     figures::stand(scheduler.figures());
     for ends in lost.chunks(ENDS_MAX) {
@@ -267,15 +282,15 @@ impl Scheduler {
 
     /// Puts jobs into their lanes; answers with the ends of those that no
     /// rule is for.
-    fn take(&self, jobs: Vec<Job>) -> Vec<End> {
+    pub(super) fn take(&self, jobs: Vec<Job>) -> Vec<End> {
         let table = self.table();
         let mut work = self.work();
         let mut lost = Vec::new();
         for job in jobs {
-            let key = (job.id.clone(), job.version);
-            if work.taken.contains(&key) || work.released.contains(&key) {
+            if work.knows(&job) {
                 continue;
             }
+            let key = (job.id.clone(), job.version);
             let Some(rule) = table.of_job(&job.id) else {
                 lost.push(self.lost(&job));
                 continue;
@@ -435,7 +450,7 @@ fn cut(mut text: String) -> String {
 }
 
 /// Starts those whose turn it is.
-fn dispatch(scheduler: &Arc<Scheduler>) {
+pub(super) fn dispatch(scheduler: &Arc<Scheduler>) {
     if scheduler.closing.is_cancelled() {
         return;
     }
@@ -589,7 +604,9 @@ pub(super) async fn keep_once(scheduler: &Scheduler) -> Result<(), Error> {
 fn settled(scheduler: &Scheduler, end: &End) {
     figures::ran(end.runner, end.end.outcome);
     match &end.end.next {
-        NextState::Retry(due) | NextState::Recurs(due) => scheduler.alarm.arm(*due),
+        NextState::Retry(due) | NextState::Recurs(due) => {
+            scheduler.alarm.arm(ahead::asked_at(*due));
+        }
         NextState::Rests(..) => {}
     }
 }

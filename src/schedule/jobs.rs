@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Error, PageRequest, Paged, Recurrence, Scheduler, When};
+use super::{
+    Error, PageRequest, Paged, Recurrence, Scheduler, When,
+    ahead::{self, Changing},
+};
 use crate::{
     authz::{Claim, Permit},
     domain::{
@@ -196,10 +199,13 @@ async fn change_all(
     permit: &Permit<SchedulesWrite, Identifier>,
     changes: Vec<JobChange>,
 ) -> Result<Vec<Option<Job>>, Error> {
+    let ids = changes.iter().map(JobChange::id).cloned().collect();
+    let changing = Changing { scheduler, ids };
     let jobs = scheduler.store.change_jobs(changes, &permit.stamp(), scheduler.now()).await?;
+    drop(changing);
     let planned = jobs.iter().flatten().filter(|job| job.status == JobStatus::Planned);
     if let Some(due) = planned.map(|job| job.due).min() {
-        scheduler.alarm.arm(due);
+        scheduler.alarm.arm(ahead::asked_at(due));
     }
     Ok(jobs)
 }

@@ -4,6 +4,7 @@
 //! Not here: what is on disk (`storage`), the line protocol (`line`), tasks
 //! (`engine`).
 
+mod ahead;
 mod figures;
 mod firing;
 pub mod jobs;
@@ -26,6 +27,7 @@ use thiserror::Error as ThisError;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{ahead::Ahead, firing::Work, table::RuleTable, timer::Alarm};
 pub use self::{
     figures::Figures,
     preview::preview,
@@ -33,7 +35,6 @@ pub use self::{
     runners::{Ended, Firing, Tools},
     when::When,
 };
-use self::{firing::Work, table::RuleTable, timer::Alarm};
 use crate::{
     authz::{Claim, Standing, System},
     domain::{
@@ -98,6 +99,7 @@ pub struct Scheduler {
     /// Changes of rules that go on without their callers.
     changes: TaskTracker,
     alarm: Alarm,
+    ahead: Mutex<Ahead>,
     work: Mutex<Work>,
     /// Rings when a run has ended.
     ended: Notify,
@@ -175,6 +177,7 @@ impl Scheduler {
             reading: tokio::sync::Mutex::default(),
             changes: TaskTracker::new(),
             alarm: Alarm::default(),
+            ahead: Mutex::default(),
             work: Mutex::new(work),
             ended: Notify::new(),
             tracker: TaskTracker::new(),

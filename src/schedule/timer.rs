@@ -6,13 +6,14 @@
 //! loses a job nor runs one twice.
 
 use std::{
+    num::NonZeroU64,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::sync::Notify;
 
-use super::{Error, Scheduler, firing};
+use super::{Error, Scheduler, ahead, firing};
 use crate::domain::{Clock, schedule::Nanos};
 
 /// The longest wait of the thread: so soon it learns that the clock jumped.
@@ -37,7 +38,10 @@ pub(super) struct Alarm {
 
 #[derive(Debug, Default)]
 struct State {
+    /// When the store is asked.
     due: Option<Nanos>,
+    /// When the first is due that is held.
+    held: Option<Nanos>,
     closed: bool,
 }
 
@@ -52,6 +56,15 @@ impl Alarm {
         let mut state = self.state();
         if state.due.is_none_or(|armed| due < armed) {
             state.due = Some(due);
+            self.changed.notify_one();
+        }
+    }
+
+    /// A job that is held is due then.
+    pub(super) fn hold(&self, due: Nanos) {
+        let mut state = self.state();
+        if state.held.is_none_or(|held| due < held) {
+            state.held = Some(due);
             self.changed.notify_one();
         }
     }
@@ -75,11 +88,25 @@ impl Alarm {
         self.changed.notify_one();
     }
 
-    /// Rings when what is armed is due, until it is closed: the thread.
-    fn watch(&self, clock: &dyn Clock) {
+    /// Rings when what is armed is due and starts what is held, until it is
+    /// closed: the thread.
+    fn watch(&self, clock: &dyn Clock, start: impl Fn() -> Option<Nanos>) {
         let mut state = self.state();
         while !state.closed {
             let mut wait = WAIT_MAX;
+            if let Some(due) = state.held {
+                let left = clock.now().until(due.timestamp());
+                if left.is_zero() {
+                    state.held = None;
+                    drop(state);
+                    if let Some(next) = start() {
+                        self.hold(next);
+                    }
+                    state = self.state();
+                    continue;
+                }
+                wait = left.min(WAIT_MAX);
+            }
             if let Some(due) = state.due {
                 let left = clock.now().until(due.timestamp());
                 if left.is_zero() {
@@ -87,7 +114,7 @@ impl Alarm {
                     self.ring();
                     continue;
                 }
-                wait = left.min(WAIT_MAX);
+                wait = left.min(wait);
             }
             let waited = self.changed.wait_timeout(state, wait);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -102,7 +129,16 @@ impl Watch {
     pub(super) fn start(scheduler: &Arc<Scheduler>) -> Self {
         let watch = Arc::clone(scheduler);
         let thread = std::thread::Builder::new().name("schedule-clock".to_owned());
-        if let Err(error) = thread.spawn(move || watch.alarm.watch(&*watch.clock)) {
+        let runtime = tokio::runtime::Handle::current();
+        let run = move || {
+            let _entered = runtime.enter();
+            // The kernel may wake a thread 50 µs late to save power. Where it
+            // does not let itself be told jobs start that much later.
+            #[cfg(target_os = "linux")]
+            let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+            watch.alarm.watch(&*watch.clock, || ahead::start(&watch));
+        };
+        if let Err(error) = thread.spawn(run) {
             tracing::error!(%error, "the clock of the scheduler did not start; jobs run up to 1 s late");
         }
         Self(Arc::clone(scheduler))
@@ -122,14 +158,11 @@ pub(super) async fn look(scheduler: &Arc<Scheduler>) {
         scheduler.alarm.disarm();
         let begun = tokio::time::Instant::now();
         match round(scheduler).await {
-            Ok(next) => {
+            Ok(_) => {
                 pause = PAUSE.0;
                 if scheduler.work().is_much() {
                     // Looking takes a quarter of the time, not all of it.
                     tokio::time::sleep((begun.elapsed() * 3).min(BREATH_MAX)).await;
-                }
-                if let Some(next) = next {
-                    scheduler.alarm.arm(next);
                 }
                 // The time is up or it rang: both mean to look.
                 let _ = tokio::time::timeout(LOOK, scheduler.alarm.rang()).await;

@@ -35,6 +35,16 @@ pub enum JobChange {
     Resume(Identifier),
 }
 
+impl JobChange {
+    /// The name of the job that it changes.
+    #[must_use]
+    pub fn id(&self) -> &Identifier {
+        match self {
+            Self::Set { id, .. } | Self::Remove(id) | Self::Resume(id) => id,
+        }
+    }
+}
+
 /// How a run that was begun ended, and what becomes of its job. A job that was
 /// set anew meanwhile keeps what was set; its history has the run. For one
 /// that was removed meanwhile nothing is kept, be it set again or not.

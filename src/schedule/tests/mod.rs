@@ -1,3 +1,4 @@
+mod ahead;
 mod firing;
 mod house;
 mod rules;

@@ -5,6 +5,8 @@ mod due;
 #[cfg(test)]
 mod tests;
 
+pub(super) use self::counts::Counted;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -88,27 +90,28 @@ fn change(
     let version = operation.shared.job_version(now);
     match change {
         JobChange::Set { id, execution, recurrence, status } => {
-            let mut upsert = conn.prepare_cached(&format!(
-                "INSERT INTO job (id, execution, due, status, recurrence, attempts, version, \
-                 set_by, set_at) VALUES (?1, ?2, ?2, ?3, ?4, 0, ?7, ?5, ?6) \
-                 ON CONFLICT (id) DO UPDATE SET execution = ?2, due = ?2, status = ?3, \
-                 recurrence = ?4, reason = NULL, attempts = 0, version = max(version + 1, ?7), \
-                 set_by = ?5, set_at = ?6 RETURNING {JOB}"
-            ))?;
             let status = match status {
                 // It was under way elsewhere, and nothing of it is here.
                 JobStatus::Planned | JobStatus::Triggered => JobStatus::Planned,
                 JobStatus::Executed | JobStatus::Failed | JobStatus::Held => *status,
             };
-            let at = now.micros();
-            let values =
-                params![id.as_str(), execution.0, status.code(), recurrence, by, at, version];
-            one(&mut upsert, values)
+            let new = Job {
+                id: id.clone(),
+                execution: *execution,
+                due: *execution,
+                status,
+                recurrence: recurrence.clone(),
+                reason: None,
+                attempts: 0,
+                version,
+            };
+            set(operation, new, by, now).map(Some)
         }
         JobChange::Remove(id) => {
             let sql = format!("DELETE FROM job WHERE id = ?1 RETURNING {JOB}");
             let removed = one(&mut conn.prepare_cached(&sql)?, params![id.as_str()])?;
-            if removed.is_some() {
+            if let Some(removed) = &removed {
+                operation.job_counts.moved(id.segment(), Some(removed.status), None);
                 conn.prepare_cached("DELETE FROM job_run WHERE job = ?1")?
                     .execute([id.as_str()])?;
             }
@@ -119,9 +122,37 @@ fn change(
                 "UPDATE job SET status = 0, reason = NULL, due = ?2, attempts = 0, \
                  version = max(version + 1, ?3) WHERE id = ?1 AND status = 4 RETURNING {JOB}"
             ))?;
-            one(&mut update, params![id.as_str(), Nanos::from(now).0, version])
+            let resumed = one(&mut update, params![id.as_str(), Nanos::from(now).0, version])?;
+            if resumed.is_some() {
+                let (from, to) = (Some(JobStatus::Held), Some(JobStatus::Planned));
+                operation.job_counts.moved(id.segment(), from, to);
+            }
+            Ok(resumed)
         }
     }
+}
+
+/// Plans a job, new or anew. Two plain statements cost half of one that does
+/// either and returns the row: it would keep the pages as they were before.
+fn set(operation: &mut Operation<'_>, new: Job, by: i64, now: Timestamp) -> Result<Job> {
+    let conn = operation.conn;
+    let old = find(conn, &new.id)?;
+    let version = old.as_ref().map_or(new.version, |old| new.version.max(old.version + 1));
+    let new = Job { version, ..new };
+    let sql = if old.is_some() {
+        "UPDATE job SET execution = ?2, due = ?2, status = ?3, recurrence = ?4, reason = NULL, \
+         attempts = 0, version = ?7, set_by = ?5, set_at = ?6 WHERE id = ?1"
+    } else {
+        "INSERT INTO job (id, execution, due, status, recurrence, attempts, version, set_by, \
+         set_at) VALUES (?1, ?2, ?2, ?3, ?4, 0, ?7, ?5, ?6)"
+    };
+    let (id, status) = (new.id.as_str(), new.status.code());
+    let values =
+        params![id, new.execution.0, status, new.recurrence, by, now.micros(), new.version];
+    conn.prepare_cached(sql)?.execute(values)?;
+    let was = old.map(|old| old.status);
+    operation.job_counts.moved(new.id.segment(), was, Some(new.status));
+    Ok(new)
 }
 
 /// The row that a change answers with; it is done at the statement's end.
@@ -149,6 +180,8 @@ fn begin(
         .query_row((id.as_str(), version), |found| Ok((found.get(0)?, found.get(1)?)))
         .optional()?;
     let Some((execution, attempt)) = found else { return Ok(None) };
+    let (from, to) = (Some(JobStatus::Planned), Some(JobStatus::Triggered));
+    operation.job_counts.moved(id.segment(), from, to);
     let number = next_number(conn, id)?;
     conn.prepare_cached(&format!(
         "INSERT INTO job_run (job, {RUN}, version) \
@@ -199,9 +232,9 @@ fn end(operation: &mut Operation<'_>, end: &RunEnd, now: Timestamp) -> Result<()
                 end.version
             ])?;
         if ended == 1 {
-            goes_on(conn, end, JobStatus::Triggered)?;
+            goes_on(operation, end, JobStatus::Triggered)?;
         }
-    } else if goes_on(conn, end, JobStatus::Planned)? {
+    } else if goes_on(operation, end, JobStatus::Planned)? {
         let number = next_number(conn, &end.id)?;
         conn.prepare_cached(&format!(
             "INSERT INTO job_run (job, {RUN}, version) \
@@ -226,13 +259,14 @@ fn end(operation: &mut Operation<'_>, end: &RunEnd, now: Timestamp) -> Result<()
 
 /// What becomes of the job; one that was set anew meanwhile, or that is gone,
 /// stays as it is. Answers whether it was still the same.
-fn goes_on(conn: &Connection, end: &RunEnd, from: JobStatus) -> Result<bool> {
+fn goes_on(operation: &mut Operation<'_>, end: &RunEnd, from: JobStatus) -> Result<bool> {
     let (status, due, execution, reason) = match &end.next {
         NextState::Rests(status, reason) => (*status, None, None, reason.clone()),
         NextState::Retry(due) => (JobStatus::Planned, Some(due.0), None, None),
         NextState::Recurs(due) => (JobStatus::Planned, Some(due.0), Some(due.0), None),
     };
-    let changed = conn
+    let changed = operation
+        .conn
         .prepare_cached(
             "UPDATE job SET status = ?3, due = coalesce(?4, due), \
              execution = coalesce(?5, execution), reason = ?6, \
@@ -249,6 +283,9 @@ fn goes_on(conn: &Connection, end: &RunEnd, from: JobStatus) -> Result<bool> {
             end.attempt,
             from.code()
         ])?;
+    if changed == 1 {
+        operation.job_counts.moved(end.id.segment(), Some(from), Some(status));
+    }
     Ok(changed == 1)
 }
 
@@ -261,7 +298,12 @@ const INTERRUPTED_RUNS: &str =
 
 fn interrupted(operation: &mut Operation<'_>, now: Timestamp) -> Result<usize> {
     let conn = operation.conn;
-    conn.execute(INTERRUPTED_JOBS, [])?;
+    let mut jobs = conn.prepare(&format!("{INTERRUPTED_JOBS} RETURNING segment"))?;
+    let mut rows = jobs.query([])?;
+    while let Some(found) = rows.next()? {
+        let (from, to) = (Some(JobStatus::Triggered), Some(JobStatus::Planned));
+        operation.job_counts.moved(&row::text(found, 0)?, from, to);
+    }
     let outcome = RunOutcome::Interrupted.as_str();
     Ok(conn.execute(INTERRUPTED_RUNS, params![now.micros(), outcome])?)
 }

@@ -21,6 +21,7 @@ use super::{
     error::{broken, is_of_the_store, same, unavailable},
     namespaces::Numbered,
     open::Lock,
+    schedules::Counted,
 };
 use crate::{
     domain::{Namespace, Timestamp},
@@ -47,6 +48,8 @@ pub(super) struct Operation<'a> {
     pub(super) namespaces: Vec<Numbered>,
     /// Templates that it registered, as namespace and name.
     pub(super) templates: Vec<TemplateName>,
+    /// How many more or fewer jobs there are.
+    pub(super) job_counts: Counted,
 }
 
 /// A namespace's number with the name of a template in it.
@@ -61,6 +64,7 @@ impl<'a> Operation<'a> {
             taken: Vec::new(),
             namespaces: Vec::new(),
             templates: Vec::new(),
+            job_counts: Counted::default(),
         }
     }
 
@@ -93,11 +97,13 @@ impl<'a> Operation<'a> {
         self.effects = Effects::default();
         self.namespaces.clear();
         self.templates.clear();
+        self.job_counts = Counted::default();
     }
 
     /// Takes over what an operation within the same commit did.
     fn absorb(&mut self, other: Self) {
-        let Self { effects, taken, namespaces, templates, .. } = other;
+        let Self { effects, taken, namespaces, templates, job_counts, .. } = other;
+        self.job_counts.absorb(job_counts);
         self.taken.extend(taken);
         self.namespaces.extend(namespaces);
         self.templates.extend(templates);
@@ -312,6 +318,7 @@ fn attempt(
     let conn = whole.conn;
     let done = execute(conn, "BEGIN IMMEDIATE")
         .and_then(|()| work(whole))
+        .and_then(|()| whole.job_counts.keep(conn))
         .and_then(|()| execute(conn, "COMMIT"));
     if done.is_err() {
         // A full disk may have rolled back already.

@@ -33,30 +33,14 @@ CREATE TABLE job_setter (
 );
 
 -- How many jobs stand where: to count a million takes a second. The jobs of
--- one segment share a row for each status, in one page.
+-- one segment share a row for each status, in one page. Each commit brings it
+-- up to date at its end: triggers would do so for each job.
 CREATE TABLE job_count (
     segment TEXT NOT NULL,
     status  INTEGER NOT NULL,
     jobs    INTEGER NOT NULL,
     PRIMARY KEY (segment, status)
 ) WITHOUT ROWID;
-
-CREATE TRIGGER job_count_more AFTER INSERT ON job BEGIN
-    INSERT INTO job_count (segment, status, jobs) VALUES (new.segment, new.status, 1)
-        ON CONFLICT (segment, status) DO UPDATE SET jobs = jobs + 1;
-END;
-
-CREATE TRIGGER job_count_less AFTER DELETE ON job BEGIN
-    UPDATE job_count SET jobs = jobs - 1 WHERE segment = old.segment AND status = old.status;
-    DELETE FROM job_count WHERE segment = old.segment AND status = old.status AND jobs = 0;
-END;
-
-CREATE TRIGGER job_count_other AFTER UPDATE OF status ON job WHEN old.status <> new.status BEGIN
-    UPDATE job_count SET jobs = jobs - 1 WHERE segment = old.segment AND status = old.status;
-    DELETE FROM job_count WHERE segment = old.segment AND status = old.status AND jobs = 0;
-    INSERT INTO job_count (segment, status, jobs) VALUES (new.segment, new.status, 1)
-        ON CONFLICT (segment, status) DO UPDATE SET jobs = jobs + 1;
-END;
 
 CREATE TABLE job_run (
     job        TEXT NOT NULL,

@@ -10,10 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Scheduler,
-    firing::{self, End},
-};
+use super::{Scheduler, ends::End, firing};
 use crate::domain::schedule::{Identifier, Job, Nanos};
 
 /// How far ahead the store is asked.

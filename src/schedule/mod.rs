@@ -5,6 +5,7 @@
 //! (`engine`).
 
 mod ahead;
+mod ends;
 mod figures;
 mod firing;
 pub mod jobs;

@@ -11,7 +11,7 @@ use crate::{
         namespace::NameRange,
         schedule::{Identifier, JobStatus},
     },
-    storage::{Result, JobCounts, sqlite::error::damaged},
+    storage::{JobCounts, Result, sqlite::error::damaged},
 };
 
 /// How many more or fewer jobs of a status there are, by segment, since the

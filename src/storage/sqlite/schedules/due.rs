@@ -1,6 +1,6 @@
 //! What is due.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -28,7 +28,7 @@ pub(super) const NEXT: &str =
 struct Search<'a> {
     conn: &'a Connection,
     now: Nanos,
-    skip: &'a [Arc<str>],
+    skip: HashSet<&'a str>,
     wanted: usize,
 }
 
@@ -40,6 +40,7 @@ pub(super) fn due(
     skip: &[Arc<str>],
     limit: usize,
 ) -> Result<(Vec<Job>, Option<Nanos>)> {
+    let skip = skip.iter().map(AsRef::as_ref).collect();
     let search = Search { conn, now, skip, wanted: limit.saturating_add(1) };
     let found = match search.in_order(PASSED_MAX)? {
         Some(found) => Some(found),
@@ -66,7 +67,7 @@ pub(super) fn due(
 
 impl Search<'_> {
     fn skips(&self, segment: &str) -> bool {
-        self.skip.iter().any(|skipped| **skipped == *segment)
+        self.skip.contains(segment)
     }
 
     /// In the order of time; none when more than so many were passed.

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, env, error::Error, fmt::Write as _, fs, path::PathBuf};
 
-use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value};
+use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MethodDescriptor, Value};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let protos = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("proto");
@@ -47,6 +47,11 @@ fn implementations(
 ) -> Result<String, Box<dyn Error>> {
     let request = format!("crate::pb::v1::{}", method.input().name());
     let mut code = format!("// {}\n", method.full_name());
+    writeln!(
+        code,
+        "impl Recorded for {request} {{ fn object_text(&self) -> &str {{ {} }} }}",
+        object_getter(method, rule)
+    )?;
     if !text(rule, "authenticated").is_empty() {
         writeln!(code, "impl Authenticated for {request} {{}}")?;
     }
@@ -92,6 +97,15 @@ fn implementations(
         writeln!(code, "impl Global for {request} {{}}")?;
     }
     Ok(code)
+}
+
+/// The field that says what a call is about. A lease's id proves the lease, so
+/// it stands in no record (SE-18).
+fn object_getter(method: &MethodDescriptor, rule: &DynamicMessage) -> String {
+    let field = text(rule, "object");
+    let known = method.input().get_field_by_name(&field);
+    let shown = known.is_some_and(|known| !known.is_list() && known.kind() == Kind::String);
+    if shown && field != "lease_id" { format!("&self.{field}") } else { "\"\"".to_owned() }
 }
 
 /// `open.namespace` of `StreamWorkRequest` becomes a match on its oneof.

@@ -17,6 +17,7 @@ pub mod authz;
 
 pub mod egress;
 
+pub mod audit;
 pub mod authn;
 
 pub mod access;

@@ -49,7 +49,7 @@ pub(crate) async fn serve(config: &Path) -> Result {
     let rule = |path| table.get(path).cloned().ok_or_else(|| wrong(format!("no rule for {path}")));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let authenticator = Authenticator::new(&settings.auth).map_err(broken)?;
-    let gate = Gate::new(authenticator, None, &settings.limits.rates, Arc::clone(&clock));
+    let gate = Gate::new(authenticator, None, &settings.limits.rates, Arc::clone(&clock), None);
     let floor = Floor::new();
     let Storage::Sqlite(path) = &settings.storage;
     let sqlite = sqlite::Settings::new(path.clone());

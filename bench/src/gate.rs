@@ -225,7 +225,7 @@ impl House {
                 until: self.clock.now(),
             });
         }
-        Ok(Gate::new(authenticator, None, &settings.limits.rates, Arc::clone(&self.clock)))
+        Ok(Gate::new(authenticator, None, &settings.limits.rates, Arc::clone(&self.clock), None))
     }
 
     fn record(number: u64) -> CredentialRecord {

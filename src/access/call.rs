@@ -13,15 +13,19 @@ use std::{
 
 use super::{
     limits::RateState,
-    refusal::{Reason, Refusal, Unauthenticated},
+    refusal::{Kind, Reason, Refusal, Unauthenticated},
 };
 use crate::{
+    audit::{Journal, Lost},
     authn::Session,
     authz::{self, Claim, Permit, Root},
     domain::{
-        Area, Clock, Namespace, Permission, Principal, RequestId, Scope, Timestamp,
-        permission::Right, schedule::Identifier,
+        Area, Clock, Namespace, Principal, RequestId, Scope, Timestamp,
+        audit::{Origin, Outcome, Record},
+        permission::Right,
+        schedule::Identifier,
     },
+    storage::AuditDraft,
 };
 
 /// The request of an RPC whose rule names a permission.
@@ -57,6 +61,12 @@ pub trait OfRule: Guarded {
     fn identifier_text(&self) -> &str;
 }
 
+/// What a request is about, for its record in the audit.
+pub trait Recorded {
+    /// An id or a name; empty where there is no single one.
+    fn object_text(&self) -> &str;
+}
+
 /// The request of an RPC for root alone.
 pub trait RootOnly {}
 
@@ -75,12 +85,23 @@ include!(concat!(env!("OUT_DIR"), "/rules.rs"));
 #[derive(Clone, Debug)]
 pub struct Caller {
     session: Arc<Session>,
-    request: RequestId,
+    /// The call, as proofs and the audit know it.
+    origin: Arc<Origin>,
     clock: Arc<dyn Clock>,
     rate: Option<RateState>,
-    /// What the rule of the call names.
-    right: Option<Permission>,
     proven: Proven,
+    journal: Option<Journal>,
+}
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Ending<'a> {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The stable reason, where it was refused or failed.
+    pub reason: Option<&'a str>,
+    /// What it was about; empty where there is no single thing.
+    pub object: &'a str,
 }
 
 /// Whether a proof was given.
@@ -96,19 +117,18 @@ impl Clone for Proven {
 impl Caller {
     pub(in crate::access) fn new(
         session: Arc<Session>,
-        request: RequestId,
+        origin: Arc<Origin>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { session, request, clock, rate: None, right: None, proven: Proven::default() }
+        Self { session, origin, clock, rate: None, proven: Proven::default(), journal: None }
+    }
+
+    pub(in crate::access) fn with_journal(self, journal: Option<Journal>) -> Self {
+        Self { journal, ..self }
     }
 
     pub(in crate::access) fn with_rate(self, rate: Option<RateState>) -> Self {
         Self { rate, ..self }
-    }
-
-    /// The permission that counts as exercised once a proof is given.
-    pub(in crate::access) fn with_right(self, right: Option<Permission>) -> Self {
-        Self { right, ..self }
     }
 
     /// What the caller may still call; none where that has no limit.
@@ -124,13 +144,20 @@ impl Caller {
         request: RequestId,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self::new(session, request, clock)
+        let origin = Origin::new(Arc::clone(&session.principal), "test".into(), request);
+        Self::new(session, Arc::new(origin), clock)
     }
 
     /// The request's id, which is also the decision's.
     #[must_use]
     pub fn request(&self) -> RequestId {
-        self.request
+        self.origin.request
+    }
+
+    /// The call, as the audit knows it.
+    #[must_use]
+    pub fn origin(&self) -> &Arc<Origin> {
+        &self.origin
     }
 
     /// The caller itself, for an RPC that every authenticated caller may call.
@@ -218,7 +245,7 @@ impl Caller {
     /// The proof that root calls.
     pub fn root<Q: RootOnly>(&self, _: &Q) -> Result<Root, Refusal> {
         self.still_valid()?;
-        authz::root(&self.session.principal, self.request).ok_or_else(Refusal::root_required)
+        authz::root(&self.origin).ok_or_else(Refusal::root_required)
     }
 
     /// The claim under whose scope objects are looked up or listed.
@@ -255,10 +282,33 @@ impl Caller {
         }
     }
 
+    /// Records what became of the call. A change that was made has its record
+    /// in its own transaction; everything else gets one here.
+    pub async fn record(&self, ending: Ending<'_>) -> Result<(), Refusal> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        let Ending { outcome, reason, object } = ending;
+        if outcome == Outcome::Allowed && self.origin.is_recorded() {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let object = Some(object).filter(|object| !object.is_empty());
+        let record = Record { outcome, reason, object, ..Record::of(&self.origin, now) };
+        let chain = match (outcome, self.origin.place()) {
+            (Outcome::Allowed | Outcome::Failed, Some(place)) => place.into(),
+            (Outcome::Allowed | Outcome::Failed | Outcome::Denied, _) => self.origin.own_chain(),
+        };
+        let kept = journal.note(AuditDraft { chain, body: record.to_json().into() }).await;
+        kept.map_err(|Lost| {
+            let message =
+                "The audit cannot be written now, so the call cannot be answered; try again";
+            Refusal::new(Kind::Unavailable, Reason::StorageUnavailable, message)
+        })
+    }
+
     /// Notes what was allowed; a refused call exercises nothing.
     fn exercised(&self) {
         self.proven.0.store(true, Ordering::Relaxed);
-        if let Some(right) = self.right {
+        if let Some(right) = self.origin.permission {
             self.session.exercised(right, &*self.clock);
         }
     }
@@ -271,16 +321,19 @@ impl Caller {
 
     /// The claim of an instruction of the line protocol, which has no request
     /// type of its own.
-    pub(in crate::access) fn claimed<R: Right>(&self) -> Result<Claim<R>, Refusal> {
-        let claim = self.any_claim()?;
-        self.exercised();
+    pub(in crate::access) fn claimed<R: Right>(
+        &self,
+        origin: Arc<Origin>,
+    ) -> Result<Claim<R>, Refusal> {
+        let caller = Self { origin, ..self.clone() };
+        let claim = caller.any_claim()?;
+        caller.exercised();
         Ok(claim)
     }
 
     fn any_claim<R: Right>(&self) -> Result<Claim<R>, Refusal> {
         self.still_valid()?;
-        authz::claim(&self.session.principal, self.request)
-            .ok_or_else(|| Refusal::permission_missing(R::PERMISSION))
+        authz::claim(&self.origin).ok_or_else(|| Refusal::permission_missing(R::PERMISSION))
     }
 
     /// Once more behind the body, which may have taken its time (SE-16).
@@ -321,7 +374,7 @@ mod tests {
         let pause = |not_after, now| {
             let principal = Arc::new(Principal { not_after, ..Principal::auth_off() });
             let session = Session::new(principal, CancellationToken::new());
-            Caller::new(Arc::new(session), RequestId::from_random([1; 16]), Arc::new(At(now)))
+            Caller::in_test(Arc::new(session), RequestId::from_random([1; 16]), Arc::new(At(now)))
                 .look_again()
         };
         assert_eq!(pause(Some(end), end.plus_ms(-30)), Duration::from_millis(30));

@@ -13,11 +13,13 @@ use super::{
     throttle::Throttle,
 };
 use crate::{
+    audit::Journal,
     authn::{Accepted, Authenticator, Evidence, Fault, Issue, Rejected},
     authz::Standing,
     config::Rates,
     domain::{
         Clock, Permission, Principal, RequestId, Scope, Timestamp,
+        audit::Origin,
         principal::{GrantRef, Source},
     },
     storage::Store,
@@ -39,6 +41,8 @@ struct Inner {
     denials: Throttle,
     limits: Limits,
     excesses: Throttle,
+    /// Where decisions are recorded; none in a process without a store.
+    journal: Option<Journal>,
 }
 
 /// What a log line says about a call.
@@ -73,6 +77,7 @@ impl Gate {
         credentials: Option<Arc<dyn Store>>,
         rates: &Rates,
         clock: Arc<dyn Clock>,
+        journal: Option<Journal>,
     ) -> Self {
         let keys = authenticator.configured_keys();
         Self(Arc::new(Inner {
@@ -84,6 +89,7 @@ impl Gate {
             denials: Throttle::default(),
             limits: Limits::new(rates).with_keys(&keys),
             excesses: Throttle::default(),
+            journal,
         }))
     }
 
@@ -131,12 +137,17 @@ impl Gate {
             .map_err(|denial| self.0.deny(call, &session.principal, denial))
             .map_err(|refusal| self.0.with_rate(refusal, method, call, &session.principal))?;
         let rate = self.0.take(method, call, &session.principal)?;
-        let right = match method.rule {
+        let permission = match method.rule {
             Rule::Permission { permission, .. } => Some(permission),
             Rule::Public(_) | Rule::Authenticated(_) | Rule::Root | Rule::Node => None,
         };
-        let caller = Caller::new(session, request, Arc::clone(&self.0.clock));
-        let caller = caller.with_rate(rate).with_right(right);
+        let origin = Origin {
+            permission,
+            peer,
+            ..Origin::new(Arc::clone(&session.principal), Arc::clone(&method.full_name), request)
+        };
+        let caller = Caller::new(session, Arc::new(origin), Arc::clone(&self.0.clock));
+        let caller = caller.with_rate(rate).with_journal(self.0.journal.clone());
         Ok(Some((caller, accepted.counted)))
     }
 

@@ -13,7 +13,8 @@ pub mod table;
 mod throttle;
 
 pub use call::{
-    Authenticated, Caller, Global, Guarded, Namespaced, NamespacedMany, RootOnly, Scoped,
+    Authenticated, Caller, Ending, Global, Guarded, Namespaced, NamespacedMany, Recorded, RootOnly,
+    Scoped,
 };
 pub use gate::{Gate, line};
 pub use limits::RateState;

@@ -117,7 +117,7 @@ pub async fn create(
     let permissions =
         if new.full_access { PermissionSet::star() } else { admin.permissions(&scopes)? };
     holds_all(claim.principal(), &permissions, &scope)?;
-    let (created_by, created_with) = maker(claim.stamp());
+    let (created_by, created_with) = maker(&claim.stamp());
     let _turn = admin.turn(caller).await?;
     let Bounds { networks, end } = bounds(admin, &created_with, new.expires_at)?;
     let descent = descent(admin, [Some(&created_with), None])?;

@@ -195,9 +195,9 @@ impl Admin {
     }
 }
 
-fn maker(stamp: Stamp) -> (Identity, Arc<str>) {
+fn maker(stamp: &Stamp) -> (Identity, Arc<str>) {
     let nobody = || Identity { source: Source::Disabled, issuer: "".into(), subject: "".into() };
-    (stamp.actor.unwrap_or_else(nobody), stamp.credential_id)
+    (stamp.actor().cloned().unwrap_or_else(nobody), stamp.credential_id().into())
 }
 
 fn invalid(field: &str, what: impl std::fmt::Display) -> Error {

@@ -88,7 +88,7 @@ pub async fn mint(
         Some(prefix) => Some(fit_parent(admin, prefix, now)?),
         None => None,
     };
-    let (created_by, created_with) = maker(root.stamp());
+    let (created_by, created_with) = maker(&root.stamp());
     let descent = descent(admin, [Some(&created_with), parent.as_ref()])?;
     let life = |seconds: u32| now.plus(Duration::from_secs(seconds.into()));
     let record = CredentialRecord {
@@ -342,7 +342,7 @@ pub(super) async fn succeed(
 ) -> Result<Minted> {
     let now = admin.now();
     let end = now.plus(Duration::from_secs(overlap_seconds.into()));
-    let (created_by, created_with) = maker(root.stamp());
+    let (created_by, created_with) = maker(&root.stamp());
     let record = CredentialRecord {
         created_by,
         created_with,

@@ -6,29 +6,16 @@
 use std::{fmt, marker::PhantomData, sync::Arc};
 
 use crate::domain::{
-    Area, Namespace, Permission, Principal, RequestId, Scope, Timestamp,
+    Area, Namespace, Permission, Principal, Scope, Timestamp,
+    audit::Origin,
     history::Stamp,
     permission::{Right, right::TasksCreate},
     principal::{GrantRef, Identity, Source},
     schedule::Identifier,
 };
 
-/// Who calls and by which request: what every proof remembers.
-#[derive(Clone, Debug)]
-struct Call {
-    principal: Arc<Principal>,
-    request: RequestId,
-}
-
-impl Call {
-    fn stamp(&self) -> Stamp {
-        Stamp {
-            actor: Some(self.principal.identity.clone()),
-            credential_id: Arc::clone(&self.principal.credential_id),
-            request: Some(self.request),
-        }
-    }
-}
+/// Who calls, by which request: what every proof remembers.
+type Call = Arc<Origin>;
 
 /// Proof that a caller has the right `R` within a scope: enough to look for
 /// objects there, which the store does under that scope.
@@ -48,10 +35,10 @@ pub struct Permit<R, P = Namespace> {
 
 /// Decides whether a principal has a right anywhere; where, the claim knows.
 #[must_use]
-pub fn claim<R: Right>(principal: &Arc<Principal>, request: RequestId) -> Option<Claim<R>> {
-    principal.holds(R::PERMISSION).then(|| Claim {
-        call: Call { principal: Arc::clone(principal), request },
-        scope: principal.scope_of(R::PERMISSION),
+pub fn claim<R: Right>(call: &Arc<Origin>) -> Option<Claim<R>> {
+    call.principal.holds(R::PERMISSION).then(|| Claim {
+        call: Arc::clone(call),
+        scope: call.principal.scope_of(R::PERMISSION),
         right: PhantomData,
     })
 }
@@ -62,8 +49,8 @@ pub struct Root(Call);
 
 /// Decides whether a principal is root.
 #[must_use]
-pub fn root(principal: &Arc<Principal>, request: RequestId) -> Option<Root> {
-    principal.is_root().then(|| Root(Call { principal: Arc::clone(principal), request }))
+pub fn root(call: &Arc<Origin>) -> Option<Root> {
+    call.principal.is_root().then(|| Root(Arc::clone(call)))
 }
 
 impl Root {
@@ -76,7 +63,7 @@ impl Root {
     /// What a write stores about its maker.
     #[must_use]
     pub fn stamp(&self) -> Stamp {
-        self.0.stamp()
+        Stamp::of(Arc::clone(&self.0))
     }
 }
 
@@ -108,20 +95,26 @@ impl<R: Right> Claim<R> {
     /// What a write stores about its maker.
     #[must_use]
     pub fn stamp(&self) -> Stamp {
-        self.call.stamp()
+        Stamp::of(Arc::clone(&self.call))
     }
 
     /// The permit for a namespace of the scope; none outside of it (SE-01:
     /// the scope comes from grants that have the right).
     #[must_use]
     pub fn permit(&self, namespace: &Namespace) -> Option<Permit<R>> {
-        self.scope.contains(namespace).then(|| self.at(namespace.clone()))
+        self.scope.contains(namespace).then(|| {
+            self.call.allowed_in(namespace.as_str());
+            self.at(namespace.clone())
+        })
     }
 
     /// The permit over an identifier of the scope; none outside of it.
     #[must_use]
     pub fn over(&self, identifier: &Identifier) -> Option<Permit<R, Identifier>> {
-        self.scope.contains_text(identifier.as_str()).then(|| self.at(identifier.clone()))
+        self.scope.contains_text(identifier.as_str()).then(|| {
+            self.call.allowed_in(identifier.segment());
+            self.at(identifier.clone())
+        })
     }
 
     fn at<P>(&self, place: P) -> Permit<R, P> {
@@ -171,7 +164,7 @@ impl<R: Right, P> Permit<R, P> {
     /// What a write stores about its maker.
     #[must_use]
     pub fn stamp(&self) -> Stamp {
-        self.call.stamp()
+        Stamp::of(Arc::clone(&self.call))
     }
 }
 
@@ -182,31 +175,32 @@ pub trait Standing: Send + Sync + fmt::Debug {
     fn standing(&self, grant: &GrantRef, now: Timestamp) -> Option<Arc<Principal>>;
 }
 
-/// The permit by which the scheduler creates a task for a rule's owner, also
-/// asked when the rule is set (SE-63): `tasks:create` in the namespace. A
+/// Whether the scheduler may create tasks in a namespace for a rule's owner,
+/// also asked when the rule is set (SE-63): `tasks:create` in the namespace. A
 /// token of the line protocol has no such permission; for it the namespace
 /// must lie under its prefix, which ends in a dot, or it has everything.
 #[must_use]
-pub fn task_for(
-    owner: &Arc<Principal>,
-    request: RequestId,
-    namespace: &Namespace,
-) -> Option<Permit<TasksCreate>> {
-    let call = Call { principal: Arc::clone(owner), request };
-    let may = if owner.identity.source == Source::Line {
-        let under = |scope: &Scope| match scope {
-            Scope::Everything => true,
-            // Only a text that ends in a dot holds what is behind its dot.
-            Scope::Under(_) => {
-                scope.to_strings().iter().all(|text| text.ends_with('.'))
-                    && scope.contains_text(&format!("{namespace}."))
-            }
-        };
-        under(&owner.scope_of(Permission::RulesWrite))
-    } else {
-        owner.may(Permission::TasksCreate, namespace)
-    };
-    may.then(|| Permit { call, place: namespace.clone(), right: PhantomData })
+pub fn may_create_tasks(owner: &Principal, namespace: &Namespace) -> bool {
+    if owner.identity.source != Source::Line {
+        return owner.may(Permission::TasksCreate, namespace);
+    }
+    match owner.scope_of(Permission::RulesWrite) {
+        Scope::Everything => true,
+        // Only a text that ends in a dot holds what is behind its dot.
+        scope @ Scope::Under(_) => {
+            scope.to_strings().iter().all(|text| text.ends_with('.'))
+                && scope.contains_text(&format!("{namespace}."))
+        }
+    }
+}
+
+/// The permit by which the scheduler creates a task for a rule's owner.
+#[must_use]
+pub fn task_for(call: &Arc<Origin>, namespace: &Namespace) -> Option<Permit<TasksCreate>> {
+    may_create_tasks(&call.principal, namespace).then(|| {
+        call.allowed_in(namespace.as_str());
+        Permit { call: Arc::clone(call), place: namespace.clone(), right: PhantomData }
+    })
 }
 
 /// Proof that the server itself acts, in its loops; made by the composition

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     RequestId, StepNo, Timestamp,
+    audit::Origin,
     principal::Identity,
     task::{StepState, TaskState},
 };
@@ -131,20 +132,43 @@ pub struct Attempt {
 }
 
 /// Who makes a change, by which call: stored with the change itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    /// Who; none is the server itself.
-    pub actor: Option<Identity>,
-    /// The public id of the credential, never the credential.
-    pub credential_id: Arc<str>,
-    /// The call, which is also the decision's id; none for the server itself.
-    pub request: Option<RequestId>,
-}
+#[derive(Clone, Debug)]
+pub struct Stamp(Option<Arc<Origin>>);
 
 impl Stamp {
     /// The server itself acts.
     #[must_use]
-    pub fn system() -> Self {
-        Self { actor: None, credential_id: "".into(), request: None }
+    pub const fn system() -> Self {
+        Self(None)
+    }
+
+    /// By a call.
+    #[must_use]
+    pub const fn of(origin: Arc<Origin>) -> Self {
+        Self(Some(origin))
+    }
+
+    /// The call; none is the server itself.
+    #[must_use]
+    pub fn origin(&self) -> Option<&Origin> {
+        self.0.as_deref()
+    }
+
+    /// Who; none is the server itself.
+    #[must_use]
+    pub fn actor(&self) -> Option<&Identity> {
+        self.origin().map(|origin| &origin.principal.identity)
+    }
+
+    /// The public id of the credential, never the credential.
+    #[must_use]
+    pub fn credential_id(&self) -> &str {
+        self.origin().map_or("", |origin| &origin.principal.credential_id)
+    }
+
+    /// The call's id, which is also the decision's.
+    #[must_use]
+    pub fn request(&self) -> Option<RequestId> {
+        self.origin().map(|origin| origin.request)
     }
 }

@@ -4,6 +4,7 @@
 //! Not here: anything that does I/O, reads a clock or draws a random number.
 
 pub mod advance;
+pub mod audit;
 pub mod clock;
 pub mod history;
 pub mod ids;

@@ -8,7 +8,10 @@ use super::{
     status::{self, Error},
     trace,
 };
-use crate::{access::Caller, domain::RequestId};
+use crate::{
+    access::{Caller, Ending, Recorded},
+    domain::{RequestId, audit::Outcome},
+};
 
 /// Answers a unary call: `handler` gets the caller and the message.
 pub(super) async fn answer<Q, R, F>(
@@ -16,13 +19,35 @@ pub(super) async fn answer<Q, R, F>(
     handler: impl FnOnce(Caller, Q) -> F,
 ) -> Result<Response<R>, Status>
 where
+    Q: Recorded,
     F: Future<Output = Result<R, Error>>,
 {
     let (caller, message) = open(request)?;
-    let id = caller.request();
-    match handler(caller, message).await {
-        Ok(reply) => Ok(Response::new(reply)),
-        Err(error) => Err(error.status(Some(id))),
+    let (call, object) = (caller.clone(), message.object_text().to_owned());
+    let reply = handler(caller, message).await;
+    recorded(&call, &object, reply).await.map(Response::new)
+}
+
+/// Records how a call ended before it is answered.
+pub(super) async fn recorded<R>(
+    caller: &Caller,
+    object: &str,
+    reply: Result<R, Error>,
+) -> Result<R, Status> {
+    let id = Some(caller.request());
+    let (reply, outcome, reason) = match reply {
+        Ok(reply) => (Ok(reply), Outcome::Allowed, None),
+        Err(error) => {
+            let (outcome, reason, status) = error.verdict(id);
+            (Err(status), outcome, Some(reason))
+        }
+    };
+    let reason = reason.map(status::reason_name);
+    let ending = Ending { outcome, reason, object };
+    match caller.record(ending).await {
+        // What was refused stays so, recorded or not.
+        Err(refusal) if reply.is_ok() => Err(Error::from(refusal).status(id)),
+        Ok(()) | Err(_) => reply,
     }
 }
 

@@ -12,7 +12,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::{
     access::{Kind, Reason, Refusal},
     admin,
-    domain::{RequestId, template::Finding},
+    domain::{RequestId, audit::Outcome, template::Finding},
     engine, schedule,
 };
 
@@ -82,6 +82,18 @@ impl Error {
     #[must_use]
     pub fn status(self, request: Option<RequestId>) -> Status {
         self.public(request).status(request)
+    }
+
+    /// What the audit says about it, and the status. Logs what must not be
+    /// sent.
+    #[must_use]
+    pub fn verdict(self, request: Option<RequestId>) -> (Outcome, Reason, Status) {
+        let public = self.public(request);
+        let outcome = match public.code {
+            Code::Unauthenticated | Code::PermissionDenied | Code::NotFound => Outcome::Denied,
+            _ => Outcome::Failed,
+        };
+        (outcome, public.reason, public.status(request))
     }
 
     fn public(self, request: Option<RequestId>) -> Public {

@@ -45,6 +45,7 @@ use self::{
 use crate::{
     access::{Gate, MethodRule, Rule, Table, table},
     admin::{self, Admin, FileTokens, Tokens},
+    audit::{self, Journal},
     authn::{self, Authenticator, Ring},
     authz::System,
     config::{self, Mode, Settings, Storage, TokenStore},
@@ -163,7 +164,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
 
     let shutdown = CancellationToken::new();
     let own = ports.iter().map(Listener::address).chain(line.as_ref().map(Port::address));
-    let core = core(settings, own.collect(), authenticator, &clock).await?;
+    let (core, inbox) = core(settings, own.collect(), authenticator, &clock).await?;
     let readiness = readiness(&core, JwtKeys::of(&rings, &clock));
     let streams = TaskTracker::new();
     let services = grpc::routes(Parts {
@@ -191,6 +192,14 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     });
 
     let loops = loops(&core, metrics, tls.clone(), &shutdown);
+    let kept = audit::run(
+        inbox,
+        Arc::clone(&core.store),
+        Arc::clone(&clock),
+        System::permit(),
+        shutdown.clone(),
+    );
+    loops.spawn(kept);
     let [grpc, http] = ports.each_ref().map(Listener::address);
     let ports = ports.map(|port| port.secured(tls.clone()));
     let listeners = listen(ports, &stack, limits, &shutdown);
@@ -390,16 +399,17 @@ async fn core(
     own: Vec<SocketAddr>,
     authenticator: Authenticator,
     clock: &Arc<dyn Clock>,
-) -> Result<Core, Error> {
+) -> Result<(Core, audit::Inbox), Error> {
     let floor = Floor::new();
     let store = open(settings, Arc::clone(&floor), Arc::clone(clock)).await?;
     let admin = admin(&authenticator, settings, Arc::clone(&store), Arc::clone(clock)).await?;
     let credentials = Some(Arc::clone(&store));
     let rates = &settings.limits.rates;
-    let gate = Gate::new(authenticator, credentials, rates, Arc::clone(clock));
+    let (journal, inbox) = Journal::new(false);
+    let gate = Gate::new(authenticator, credentials, rates, Arc::clone(clock), Some(journal));
     let engine = Engine::new(Arc::clone(&store), floor, Arc::clone(clock), lease_terms(settings));
     let scheduler = scheduler::open(settings, own, &store, &engine, &gate, clock).await?;
-    Ok(Core { store, admin, gate, engine, scheduler })
+    Ok((Core { store, admin, gate, engine, scheduler }, inbox))
 }
 
 async fn open(

@@ -78,7 +78,7 @@ pub async fn start(setup: Setup<'_>) -> Result<Listening, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let authenticator = Authenticator::new(&settings.auth)?;
     let rings = authenticator.rings();
-    let gate = Gate::new(authenticator, None, &settings.limits.rates, Arc::clone(&clock));
+    let gate = Gate::new(authenticator, None, &settings.limits.rates, Arc::clone(&clock), None);
     let tls = Tls::load(settings.server.tls.as_ref())?;
     let grpc_port = bind("gRPC", settings.server.grpc_listen, grpc_given).await?;
     let http_port = bind("REST", settings.server.http_listen, http_given).await?;

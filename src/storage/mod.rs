@@ -6,6 +6,7 @@
 //! method that touches tenants' data takes a namespace or a scope; what lies
 //! outside of it is answered as if it did not exist.
 
+mod audit;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod credentials;
@@ -17,6 +18,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use thiserror::Error as ThisError;
+
+pub use self::audit::{AuditDraft, AuditRow, AuditSeal, AuditState, AuditStore, ChainHead};
 
 pub use self::credentials::{
     CredentialKind, CredentialRecord, CredentialStore, LastUses, PermissionUse, Recall,
@@ -558,6 +561,7 @@ pub trait Store:
     + WorkerStore
     + CredentialStore
     + ScheduleStore
+    + AuditStore
     + fmt::Debug
     + Send
     + Sync

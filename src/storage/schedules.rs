@@ -43,6 +43,16 @@ impl JobChange {
             Self::Set { id, .. } | Self::Remove(id) | Self::Resume(id) => id,
         }
     }
+
+    /// What it is called in the audit.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Set { .. } => "job set",
+            Self::Remove(_) => "job removed",
+            Self::Resume(_) => "job resumed",
+        }
+    }
 }
 
 /// How a run that was begun ended, and what becomes of its job. A job that was

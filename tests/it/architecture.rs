@@ -18,9 +18,10 @@ const MODULES: &[(&str, &[&str])] = &[
     ("config", &["domain", "process"]),
     ("storage", &["domain"]),
     ("authz", &["domain"]),
+    ("audit", &["domain", "storage", "authz"]),
     ("egress", &["domain", "config"]),
     ("authn", &["domain", "config", "storage", "egress"]),
-    ("access", &["domain", "pb", "config", "storage", "authz", "authn"]),
+    ("access", &["domain", "pb", "config", "storage", "authz", "audit", "authn"]),
     ("admin", &["domain", "storage", "authz", "authn", "access"]),
     ("engine", &["domain", "storage", "authz"]),
     ("schedule", &["domain", "process", "storage", "authz", "engine", "egress"]),
@@ -32,8 +33,8 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "domain", "process", "pb", "config", "storage", "authz", "egress", "authn", "access",
-            "admin", "engine", "schedule", "grpc", "gateway", "line", "web", "worker",
+            "domain", "process", "pb", "config", "storage", "authz", "audit", "egress", "authn",
+            "access", "admin", "engine", "schedule", "grpc", "gateway", "line", "web", "worker",
         ],
     ),
     ("cli", &["domain", "process", "pb", "config", "authn", "worker", "server"]),

@@ -2,6 +2,7 @@
 //! came over, and what its owner may not do any more. Jobs and rules are put
 //! into the folder of a server that does not run.
 
+use bailiwick::domain::audit::Origin;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bailiwick::{
@@ -52,6 +53,10 @@ fn principal(source: Source, subject: &str, credential: &str) -> Arc<Principal> 
     })
 }
 
+fn call(principal: &Arc<Principal>, id: [u8; 16]) -> Arc<Origin> {
+    Arc::new(Origin::new(Arc::clone(principal), "test".into(), RequestId::from_random(id)))
+}
+
 fn root() -> Arc<Principal> {
     let digest = Sha256::digest(ROOT_KEY.as_bytes()).into();
     principal(Source::Config, "root of the tests", &secret::id_of_stranger(&digest))
@@ -82,7 +87,7 @@ impl Folder {
 
     /// A rule for all jobs that makes tasks of the template `order`.
     async fn rule(&self, owner: &Arc<Principal>) {
-        let claim = authz::claim::<RulesWrite>(owner, RequestId::from_random([1; 16])).unwrap();
+        let claim = authz::claim::<RulesWrite>(&call(owner, [1; 16])).unwrap();
         let new = NewRule {
             id: Identifier::parse("orders").unwrap(),
             pattern: String::new(),
@@ -109,7 +114,7 @@ impl Folder {
 }
 
 fn permit(name: &str) -> authz::Permit<SchedulesWrite, Identifier> {
-    let claim = authz::claim::<SchedulesWrite>(&root(), RequestId::from_random([2; 16])).unwrap();
+    let claim = authz::claim::<SchedulesWrite>(&call(&root(), [2; 16])).unwrap();
     claim.over(&Identifier::parse(name).unwrap()).unwrap()
 }
 

@@ -10,6 +10,7 @@ use crate::{
     authz::Claim,
     domain::{
         Principal, RequestId,
+        audit::Origin,
         permission::{
             Right,
             right::{RulesRead, RulesWrite, SchedulesRead, SchedulesWrite},
@@ -17,6 +18,9 @@ use crate::{
         principal::Identity,
     },
 };
+
+/// What a connection is called in the audit before its first instruction.
+const LINE: &str = "AUTH";
 
 mod sealed {
     pub trait Sealed {}
@@ -123,7 +127,12 @@ impl Gate {
 
     fn session(&self, accepted: Accepted, request: RequestId, peer: IpAddr) -> Session {
         let principal = Arc::clone(&accepted.session.principal);
-        let caller = Caller::new(accepted.session, request, Arc::clone(&self.0.clock));
+        let origin = Origin {
+            peer: Some(peer),
+            ..Origin::new(Arc::clone(&principal), LINE.into(), request)
+        };
+        let caller = Caller::new(accepted.session, Arc::new(origin), Arc::clone(&self.0.clock))
+            .with_journal(self.0.journal.clone());
         Session { gate: self.clone(), caller, principal, peer }
     }
 }
@@ -139,7 +148,7 @@ impl Session {
     /// out of what the caller may call.
     pub fn instructed<I: Instruction>(&self) -> Result<Claim<I::Right>, Refusal> {
         let call = self.call::<I>();
-        let claim = self.caller.claimed::<I::Right>().map_err(|refusal| {
+        let claim = self.caller.claimed::<I::Right>(self.origin::<I>()).map_err(|refusal| {
             if self.principal.holds(I::Right::PERMISSION) {
                 refusal
             } else {
@@ -166,6 +175,17 @@ impl Session {
         let permission = Denial::Permission(I::Right::PERMISSION);
         // The answer is the protocol's own.
         let _ = self.gate.0.deny(self.call::<I>(), &self.principal, permission);
+    }
+
+    /// An instruction as the audit knows it.
+    fn origin<I: Instruction>(&self) -> Arc<Origin> {
+        let connection = self.caller.origin();
+        Arc::new(Origin {
+            permission: Some(I::Right::PERMISSION),
+            fingerprint: connection.fingerprint.clone(),
+            peer: connection.peer,
+            ..Origin::new(Arc::clone(&self.principal), I::NAME.into(), connection.request)
+        })
     }
 
     fn call<I: Instruction>(&self) -> Call<'static> {

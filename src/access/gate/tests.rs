@@ -80,7 +80,7 @@ fn gate_with(mode: config::Mode, rates: &Rates) -> (Gate, Arc<HeldClock>) {
         disable_unused_after_days: None,
     };
     let authenticator = Authenticator::new(&auth).unwrap();
-    (Gate::new(authenticator, None, rates, Arc::<HeldClock>::clone(&clock)), clock)
+    (Gate::new(authenticator, None, rates, Arc::<HeldClock>::clone(&clock), None), clock)
 }
 
 fn with_keys() -> config::Mode {
@@ -618,7 +618,7 @@ fn gate_with_line(mode: config::Mode, commands: bool) -> Gate {
     let authenticator = Authenticator::new(&auth).unwrap();
     let authenticator = authenticator.with_line_tokens(&[token, word], commands);
     let clock = Arc::new(HeldClock(AtomicI64::new(NOW)));
-    Gate::new(authenticator, None, &Rates::default(), clock)
+    Gate::new(authenticator, None, &Rates::default(), clock, None)
 }
 
 const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
@@ -679,7 +679,9 @@ fn se_60_an_auth_file_guards_jobs_and_rules_on_every_surface() {
     let gate = gate_with_line(config::Mode::Off, false);
     let call = |permission, headers: &HeaderMap| {
         gate.admit(&about(permission), alone(headers), request()).map(|admitted| {
-            admitted.unwrap().0.claimed::<crate::domain::permission::right::SchedulesRead>()
+            let caller = admitted.unwrap().0;
+            let origin = Arc::clone(caller.origin());
+            caller.claimed::<crate::domain::permission::right::SchedulesRead>(origin)
         })
     };
     let reason = |permission, headers: &HeaderMap| call(permission, headers).unwrap_err().reason;

@@ -1,5 +1,6 @@
 //! A house for tests: the engine over its own folder, and its callers.
 
+use crate::domain::audit::Origin;
 use std::{
     collections::BTreeSet,
     sync::{
@@ -177,7 +178,12 @@ impl House {
             grants: vec![Grant { permissions, scope }],
             ..Principal::auth_off()
         };
-        authz::claim(&Arc::new(principal), RequestId::from_random([7; 16])).unwrap()
+        authz::claim(&Arc::new(Origin::new(
+            Arc::new(principal),
+            "test".into(),
+            RequestId::from_random([7; 16]),
+        )))
+        .unwrap()
     }
 
     pub(super) fn permit<R: Right>(&self, namespace: &str) -> Permit<R> {

@@ -9,7 +9,8 @@ use super::{Ended, Firing};
 use crate::{
     authz::{self, Permit},
     domain::{
-        Namespace, Principal, RequestId,
+        Namespace, Permission, Principal, RequestId,
+        audit::Origin,
         permission::right::TasksCreate,
         schedule::{Nanos, Runner},
         task::Labels,
@@ -18,6 +19,8 @@ use crate::{
     schedule::Error,
 };
 
+/// What the audit says made the tasks.
+const CALLER: &str = "scheduler";
 /// What the tasks say about where they come from.
 const SOURCE_SYSTEM: &str = "bailiwick-scheduler";
 /// The longest idempotency key that the engine takes.
@@ -31,7 +34,12 @@ pub(in crate::schedule) fn permit(
     owner: &Arc<Principal>,
     namespace: &Namespace,
 ) -> Option<MayCreate> {
-    authz::task_for(owner, RequestId::from_random(rand::random()), namespace)
+    let request = RequestId::from_random(rand::random());
+    let call = Origin {
+        permission: Some(Permission::TasksCreate),
+        ..Origin::new(Arc::clone(owner), CALLER.into(), request)
+    };
+    authz::task_for(&Arc::new(call), namespace)
 }
 
 /// Creates the task, once however often it is tried for one occurrence of one

@@ -312,8 +312,7 @@ async fn se_61_a_runner_that_is_not_listed_any_more_does_not_run() {
     let mut settings = Settings::default();
     settings.runners.retain(|kind| *kind != rules[0].runner.kind());
     let other = House::with(settings).await;
-    let stamp =
-        crate::domain::history::Stamp { actor: None, credential_id: "".into(), request: None };
+    let stamp = crate::domain::history::Stamp::system();
     let now = other.scheduler.now();
     assert!(other.store.set_rule(rules[0].clone(), None, &stamp, now).await.unwrap());
     let mut other = other;

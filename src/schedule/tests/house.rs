@@ -2,6 +2,7 @@
 //! hold, owners whose credentials tests take away, and runners that tests
 //! hold up.
 
+use crate::domain::audit::Origin;
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{
@@ -104,7 +105,12 @@ pub(super) fn id(text: &str) -> Identifier {
 }
 
 pub(super) fn claim<R: Right>(principal: &Arc<Principal>) -> Claim<R> {
-    authz::claim(principal, RequestId::from_random([7; 16])).unwrap()
+    authz::claim(&Arc::new(Origin::new(
+        Arc::clone(principal),
+        "test".into(),
+        RequestId::from_random([7; 16]),
+    )))
+    .unwrap()
 }
 
 pub(super) fn task_runner() -> Runner {

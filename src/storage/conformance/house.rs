@@ -1,6 +1,7 @@
 //! What the cases share: a clock and a desk that they hold, a store, and the
 //! checks that end each case.
 
+use crate::domain::{Principal, RequestId, audit::Origin};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     fmt::Write as _,
@@ -129,7 +130,13 @@ pub(crate) fn who(subject: &str) -> Identity {
 }
 
 pub(crate) fn stamp(subject: &str) -> Stamp {
-    Stamp { actor: Some(who(subject)), credential_id: "key-1".into(), request: None }
+    let principal = Principal {
+        identity: who(subject),
+        credential_id: "key-1".into(),
+        ..Principal::auth_off()
+    };
+    let request = RequestId::from_random([9; 16]);
+    Stamp::of(Arc::new(Origin::new(Arc::new(principal), "test".into(), request)))
 }
 
 pub(crate) fn page(size: usize, after: Option<String>) -> Page {

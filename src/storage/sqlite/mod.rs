@@ -4,6 +4,7 @@
 //! Not here: the rules of tasks (`domain::advance`), who may do what, and when
 //! leases are looked at.
 
+mod audit;
 mod credentials;
 mod error;
 mod events;

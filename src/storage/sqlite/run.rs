@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::{
+    audit::Changed,
     error::{broken, damaged},
     row,
     steps::{self, StepRow},
@@ -413,12 +414,16 @@ impl Run {
             self.id().as_bytes(),
             self.task.core.last_seq,
             now.micros(),
-            stamp.actor.as_ref().map(row::identity_text),
-            &*stamp.credential_id,
-            stamp.request.map(|request| request.to_string()),
+            stamp.actor().map(row::identity_text),
+            stamp.credential_id(),
+            stamp.request().map(|request| request.to_string()),
             reason,
             row::changes_text(&self.changes),
         ))?;
+        let detail = row::changes_text(&self.changes);
+        let (object, place) = (self.id().to_string(), self.namespace.as_str().to_owned());
+        let changed = Changed { place: Some(&place), object: &object, detail: Some(&detail) };
+        operation.audit(stamp, changed, now)?;
         self.changes.clear();
         operation.effects.changed.push(self.id());
         Ok(())

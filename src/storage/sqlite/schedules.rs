@@ -12,7 +12,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::{Sqlite, error::damaged, row, rule_row, writer::Operation};
+use super::{Sqlite, audit::Changed, error::damaged, row, rule_row, writer::Operation};
 use crate::{
     domain::{
         Scope, Timestamp,
@@ -153,6 +153,18 @@ fn set(operation: &mut Operation<'_>, new: Job, by: i64, now: Timestamp) -> Resu
     let was = old.map(|old| old.status);
     operation.job_counts.moved(new.id.segment(), was, Some(new.status));
     Ok(new)
+}
+
+/// Keeps the record of a change: its chain is the name's first segment.
+fn record(
+    operation: &mut Operation<'_>,
+    stamp: &Stamp,
+    (id, what): (&Identifier, &str),
+    now: Timestamp,
+) -> Result<()> {
+    let detail = format!("{{\"change\":\"{what}\"}}");
+    let changed = Changed { place: Some(id.segment()), object: id.as_str(), detail: Some(&detail) };
+    operation.audit(stamp, changed, now)
 }
 
 /// The row that a change answers with; it is done at the statement's end.
@@ -436,10 +448,19 @@ impl ScheduleStore for Sqlite {
         stamp: &Stamp,
         now: Timestamp,
     ) -> Result<Vec<Option<Job>>> {
-        let by = row::identity_text(&stamp.actor.clone().unwrap_or_else(row::server));
+        let by = row::identity_text(&stamp.actor().cloned().unwrap_or_else(row::server));
+        let stamp = stamp.clone();
         self.write(move |operation| {
             let by = setter(operation.conn, &by)?;
-            changes.iter().map(|one| change(operation, one, by, now)).collect()
+            let mut jobs = Vec::with_capacity(changes.len());
+            for one in &changes {
+                let job = change(operation, one, by, now)?;
+                if let Some(job) = &job {
+                    record(operation, &stamp, (&job.id, one.name()), now)?;
+                }
+                jobs.push(job);
+            }
+            Ok(jobs)
         })
         .await
     }
@@ -488,20 +509,31 @@ impl ScheduleStore for Sqlite {
         &self,
         rule: Rule,
         replaces: Option<Rule>,
-        _stamp: &Stamp,
-        _now: Timestamp,
+        stamp: &Stamp,
+        now: Timestamp,
     ) -> Result<bool> {
-        self.write(move |operation| set_rule(operation, &rule, replaces.as_ref())).await
+        let stamp = stamp.clone();
+        self.write(move |operation| {
+            let done = set_rule(operation, &rule, replaces.as_ref())?;
+            if done {
+                record(operation, &stamp, (&rule.id, "rule set"), now)?;
+            }
+            Ok(done)
+        })
+        .await
     }
 
-    async fn remove_rule(&self, rule: Rule, _stamp: &Stamp, _now: Timestamp) -> Result<bool> {
+    async fn remove_rule(&self, rule: Rule, stamp: &Stamp, now: Timestamp) -> Result<bool> {
+        let stamp = stamp.clone();
         self.write(move |operation| {
             if !still_is(operation.conn, &rule.id, Some(&rule))? {
                 return Ok(false);
             }
             let mut delete =
                 operation.conn.prepare_cached("DELETE FROM schedule_rule WHERE id = ?1")?;
-            Ok(delete.execute([rule.id.as_str()])? == 1)
+            let done = delete.execute([rule.id.as_str()])? == 1;
+            record(operation, &stamp, (&rule.id, "rule removed"), now)?;
+            Ok(done)
         })
         .await
     }

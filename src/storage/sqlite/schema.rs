@@ -25,6 +25,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         sql: include_str!("migrations/0002_credentials.sql"),
     },
     Migration { number: 3, name: "schedules", sql: include_str!("migrations/0003_schedules.sql") },
+    Migration { number: 4, name: "audit", sql: include_str!("migrations/0004_audit.sql") },
 ];
 
 fn checksum(sql: &str) -> String {

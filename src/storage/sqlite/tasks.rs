@@ -211,7 +211,7 @@ fn create(
         completed_at: None,
         traceparent: new.traceparent.clone(),
     };
-    let created_by = stamp.actor.clone().unwrap_or_else(row::server);
+    let created_by = stamp.actor().cloned().unwrap_or_else(row::server);
     let namespace = new.template.namespace.clone();
     let mut run = Run::begin(namespace.clone(), task, steps, begun, new.context.clone());
     run.hand_off(operation, now)?;

@@ -10,7 +10,7 @@ use moka::sync::Cache;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use semver::Version;
 
-use super::{Shared, Sqlite, error::damaged, namespaces, row, writer::Operation};
+use super::{Shared, Sqlite, audit::Changed, error::damaged, namespaces, row, writer::Operation};
 use crate::{
     domain::{Namespace, Scope, Timestamp, history::Stamp, ids::NamespaceNo, template::Template},
     storage::{Listed, Page, Registered, Result, TemplateRecord, TemplateStore},
@@ -179,7 +179,7 @@ fn register(operation: &mut Operation<'_>, new: &Registration) -> Result<Registe
             Registered::Conflict
         });
     }
-    let registered_by = stamp.actor.clone().unwrap_or_else(row::server);
+    let registered_by = stamp.actor().cloned().unwrap_or_else(row::server);
     let no: u32 = conn
         .prepare_cached(
             "INSERT INTO template (ns, no, name, version, registered_by, registered_at, \
@@ -193,8 +193,8 @@ fn register(operation: &mut Operation<'_>, new: &Registration) -> Result<Registe
                 &version,
                 row::identity_text(&registered_by),
                 now.micros(),
-                &*stamp.credential_id,
-                stamp.request.map(|request| request.to_string()),
+                stamp.credential_id(),
+                stamp.request().map(|request| request.to_string()),
                 &**definition,
             ),
             |row| row.get(0),
@@ -206,6 +206,9 @@ fn register(operation: &mut Operation<'_>, new: &Registration) -> Result<Registe
     for handler in handlers {
         insert.execute((ns.0, handler, no))?;
     }
+    let object = format!("{}/{version}", template.name);
+    let changed = Changed { place: Some(namespace.as_str()), object: &object, detail: None };
+    operation.audit(stamp, changed, *now)?;
     if is_new {
         operation.namespaces.push((ns, namespace.clone()));
     }

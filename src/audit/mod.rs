@@ -1,0 +1,10 @@
+//! The audit: what was decided and what became of it. Changes bring their
+//! records into their own transactions (`storage`); reads and refusals gather
+//! here and are kept in batches.
+//!
+//! Not here: who is allowed what (`access`, `authz`).
+
+pub mod chain;
+mod journal;
+
+pub use self::journal::{Inbox, Journal, Lost, run};

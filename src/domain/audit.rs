@@ -1,0 +1,305 @@
+//! What a decision is known by: who asked for what, by which call. The gate
+//! makes one for each call, proofs carry it, and the store keeps it with the
+//! change that it led to.
+//!
+//! Not here: how records are kept, chained and signed (`audit`, `storage`).
+
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{Permission, Principal, RequestId, Timestamp, principal::Identity};
+
+/// A call, and who makes it.
+pub struct Origin {
+    /// Who calls, with all that it holds.
+    pub principal: Arc<Principal>,
+    /// The full name of the RPC, `bailiwick.v1.TaskService/CreateTask`, or
+    /// what the line protocol calls it, or `scheduler` for its own runs.
+    pub rpc: Arc<str>,
+    /// The call's id, which is also the decision's.
+    pub request: RequestId,
+    /// What the rule of the call names.
+    pub permission: Option<Permission>,
+    /// The keyed fingerprint of the credential (SE-44): hex digits.
+    pub fingerprint: Option<Arc<str>>,
+    /// The client's address.
+    pub peer: Option<IpAddr>,
+    /// What became of it so far.
+    pub trail: Trail,
+}
+
+/// What proofs and the store note about a call on its way.
+#[derive(Debug, Default)]
+pub struct Trail {
+    /// Where the call was allowed, once a proof says so.
+    place: OnceLock<Arc<str>>,
+    /// Whether a change of this call was stored together with its record.
+    recorded: AtomicBool,
+}
+
+impl Origin {
+    /// A call that was not yet allowed anywhere.
+    #[must_use]
+    pub fn new(principal: Arc<Principal>, rpc: Arc<str>, request: RequestId) -> Self {
+        Self {
+            principal,
+            rpc,
+            request,
+            permission: None,
+            fingerprint: None,
+            peer: None,
+            trail: Trail::default(),
+        }
+    }
+
+    /// Notes where the call was allowed; the first place counts.
+    pub fn allowed_in(&self, place: &str) {
+        self.trail.place.get_or_init(|| place.into());
+    }
+
+    /// Where it was allowed; none before, or where that is no single place.
+    #[must_use]
+    pub fn place(&self) -> Option<&str> {
+        self.trail.place.get().map(|place| &**place)
+    }
+
+    /// Notes that a change of this call has its record in its transaction.
+    pub fn was_recorded(&self) {
+        self.trail.recorded.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one has.
+    #[must_use]
+    pub fn is_recorded(&self) -> bool {
+        self.trail.recorded.load(Ordering::Relaxed)
+    }
+
+    /// The chain of what was refused, or read in no single place: where the
+    /// caller itself belongs, so that nobody fills another's chain (SE-44).
+    /// Text of the only prefix of its scope; otherwise the server's chain.
+    #[must_use]
+    pub fn own_chain(&self) -> Arc<str> {
+        let mut texts = self.principal.grants.iter().map(|grant| grant.scope.to_strings());
+        match (texts.next().as_deref(), texts.next()) {
+            (Some([only]), None) if only != "*" => only.trim_end_matches('.').into(),
+            _ => SERVER_CHAIN.into(),
+        }
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Origin({} by {}, {})", self.rpc, self.principal.identity, self.request)
+    }
+}
+
+/// The chain of what belongs to no namespace.
+pub const SERVER_CHAIN: &str = "*";
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was allowed, and done.
+    Allowed,
+    /// It was refused for want of a credential, a permission or a namespace.
+    Denied,
+    /// It was allowed and then not done: the request or the state was wrong,
+    /// or something is broken.
+    Failed,
+}
+
+impl Outcome {
+    /// As it is shown and kept.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One entry of the audit before it has its place in a chain. Its JSON is what
+/// is hashed, kept and exported, byte for byte.
+#[derive(Clone, Debug, Serialize)]
+pub struct Record<'a> {
+    /// When, RFC 3339 in UTC with microseconds.
+    #[serde(serialize_with = "rfc3339")]
+    pub at: Timestamp,
+    /// The full name of the RPC; `server` where the server itself acted.
+    pub rpc: &'a str,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The stable reason of a refusal or failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    /// The call's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Shown<RequestId>>,
+    /// Who; none is the server itself, or somebody unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<Actor<'a>>,
+    /// The permission that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permission: Option<&'a str>,
+    /// Where.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<&'a str>,
+    /// What it was about: an id or a name, never a payload.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<&'a str>,
+    /// The client's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<IpAddr>,
+    /// What else belongs to it, never a payload or a secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<&'a RawValue>,
+}
+
+/// Who acted, by which credential.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Actor<'a> {
+    /// Where the credential comes from.
+    pub source: &'static str,
+    /// The issuer of a JWT.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub issuer: &'a str,
+    /// The subject.
+    pub subject: &'a str,
+    /// How the credential was presented.
+    pub method: &'static str,
+    /// Its public id.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub credential: &'a str,
+    /// Its keyed fingerprint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<&'a str>,
+}
+
+impl<'a> From<&'a Origin> for Actor<'a> {
+    fn from(origin: &'a Origin) -> Self {
+        let Principal { identity, method, credential_id, .. } = &*origin.principal;
+        let Identity { source, issuer, subject } = identity;
+        Self {
+            source: source.as_str(),
+            issuer,
+            subject,
+            method: method.as_str(),
+            credential: credential_id,
+            fingerprint: origin.fingerprint.as_deref(),
+        }
+    }
+}
+
+impl<'a> Record<'a> {
+    /// What the server itself did.
+    #[must_use]
+    pub fn of_server(at: Timestamp) -> Self {
+        Self {
+            at,
+            rpc: "server",
+            outcome: Outcome::Allowed,
+            reason: None,
+            request_id: None,
+            actor: None,
+            permission: None,
+            namespace: None,
+            object: None,
+            peer: None,
+            detail: None,
+        }
+    }
+
+    /// What a call did.
+    #[must_use]
+    pub fn of(origin: &'a Origin, at: Timestamp) -> Self {
+        Self {
+            rpc: &origin.rpc,
+            request_id: Some(Shown(origin.request)),
+            actor: Some(origin.into()),
+            permission: origin.permission.map(Permission::name),
+            namespace: origin.place(),
+            peer: origin.peer,
+            ..Self::of_server(at)
+        }
+    }
+
+    /// Its JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Strings and numbers alone: nothing in it can fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// A value by its text.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<T>(pub T);
+
+impl<T: fmt::Display> Serialize for Shown<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn rfc3339<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    let text = jiff::Timestamp::from_microsecond(at.micros())
+        .map_or_else(|_| at.micros().to_string(), |at| format!("{at:.6}"));
+    serializer.serialize_str(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Scope;
+
+    fn origin() -> Origin {
+        let principal = Arc::new(Principal::auth_off());
+        Origin::new(
+            principal,
+            "bailiwick.v1.TaskService/GetTask".into(),
+            RequestId::from_random([1; 16]),
+        )
+    }
+
+    #[test]
+    fn se_44_a_record_says_who_did_what_where_and_when() {
+        let origin = origin();
+        origin.allowed_in("shop");
+        let record = Record {
+            object: Some("a\"b"),
+            ..Record::of(&origin, Timestamp::from_micros(1_000_001))
+        };
+        assert_eq!(
+            record.to_json(),
+            "{\"at\":\"1970-01-01T00:00:01.000001Z\",\"rpc\":\"bailiwick.v1.TaskService/GetTask\",\
+             \"outcome\":\"allowed\",\"request_id\":\"01010101-0101-4101-8101-010101010101\",\
+             \"actor\":{\"source\":\"disabled\",\"subject\":\"anonymous\",\"method\":\"none\"},\
+             \"namespace\":\"shop\",\"object\":\"a\\\"b\"}"
+        );
+    }
+
+    #[test]
+    fn se_44_what_is_refused_lies_in_the_callers_own_chain() {
+        let mut one = origin();
+        assert_eq!(&*one.own_chain(), SERVER_CHAIN);
+        let mut principal = Principal::auth_off();
+        for grant in &mut principal.grants {
+            grant.scope = Scope::parse(&["shop."]).unwrap();
+        }
+        one.principal = Arc::new(principal);
+        assert_eq!(&*one.own_chain(), "shop");
+    }
+}

@@ -1,0 +1,94 @@
+//! The audit as it is kept: records in one numbered row over all chains, and
+//! the checkpoints that seal them.
+
+use std::{ops::RangeInclusive, sync::Arc};
+
+use async_trait::async_trait;
+
+use super::Result;
+
+/// A record on its way into the audit; it has its number once it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditDraft {
+    /// The chain: a namespace, the first segment of a job's name, or `*`.
+    pub chain: Arc<str>,
+    /// Its JSON, which is hashed as it is.
+    pub body: Box<str>,
+}
+
+/// A record as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRow {
+    /// Its number over all chains and checkpoints, from 1, without gaps.
+    pub seq: i64,
+    /// Its chain; none for a checkpoint.
+    pub chain: Option<Arc<str>>,
+    /// Its JSON.
+    pub body: Box<str>,
+}
+
+/// Where a chain stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainHead {
+    /// Which.
+    pub chain: Arc<str>,
+    /// How many records it has had.
+    pub number: i64,
+    /// The hash of the last one.
+    pub hash: [u8; 32],
+}
+
+/// What seals the records up to a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditSeal {
+    /// The checkpoint's number, from 1.
+    pub number: i64,
+    /// Which records and checkpoints it covers, by their numbers.
+    pub covers: RangeInclusive<i64>,
+    /// What is signed, as JSON; kept as a row of its own in the audit.
+    pub body: Box<str>,
+    /// The hash of each number it covers, 32 bytes each, in order.
+    pub links: Vec<u8>,
+    /// The chains that grew, as they stand now.
+    pub heads: Vec<ChainHead>,
+}
+
+/// Where sealing stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditState {
+    /// The last number that is sealed; 0 before the first checkpoint.
+    pub sealed: i64,
+    /// The last checkpoint's number, and its JSON.
+    pub checkpoint: Option<(i64, Box<str>)>,
+    /// Every chain.
+    pub heads: Vec<ChainHead>,
+    /// The first number that is still kept.
+    pub first: i64,
+    /// Where the chains stood before that, when older ones were let go.
+    pub base: Vec<ChainHead>,
+}
+
+/// The audit. Changes bring their records by their [`Stamp`]; what is here is
+/// for everything else.
+///
+/// [`Stamp`]: crate::domain::history::Stamp
+#[async_trait]
+pub trait AuditStore: Send + Sync {
+    /// Keeps records of reads and refusals.
+    async fn append_audit(&self, records: Vec<AuditDraft>) -> Result<()>;
+
+    /// Where sealing stands.
+    async fn audit_state(&self) -> Result<AuditState>;
+
+    /// Records and checkpoints from a number on, at most `limit`, in order.
+    async fn audit_from(&self, seq: i64, limit: usize) -> Result<Vec<AuditRow>>;
+
+    /// The same backwards: those before a number, the latest first.
+    async fn audit_before(&self, seq: i64, limit: usize) -> Result<Vec<AuditRow>>;
+
+    /// Keeps a checkpoint; false when another has sealed from there already.
+    async fn seal_audit(&self, seal: AuditSeal) -> Result<bool>;
+
+    /// The seal that covers a number; none while it is not sealed.
+    async fn audit_seal(&self, seq: i64) -> Result<Option<AuditSeal>>;
+}

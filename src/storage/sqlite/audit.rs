@@ -1,0 +1,194 @@
+//! The audit: records of changes in their own transactions, batches of the
+//! others, and seals.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension as _, Row};
+
+use super::{Sqlite, error::damaged, row, writer::Operation};
+use crate::{
+    domain::{
+        Timestamp,
+        audit::{Record, SERVER_CHAIN},
+        history::Stamp,
+    },
+    storage::{AuditDraft, AuditRow, AuditSeal, AuditState, AuditStore, ChainHead, Result},
+};
+
+/// What a change was about, for its record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Changed<'a> {
+    /// The chain that it belongs to; none is the server's.
+    pub(super) place: Option<&'a str>,
+    /// An id or a name.
+    pub(super) object: &'a str,
+    /// What was done, as JSON; never a payload.
+    pub(super) detail: Option<&'a str>,
+}
+
+impl Operation<'_> {
+    /// Keeps the record of a change within the transaction of the change.
+    pub(super) fn audit(
+        &mut self,
+        stamp: &Stamp,
+        changed: Changed<'_>,
+        now: Timestamp,
+    ) -> Result<()> {
+        let Changed { place, object, detail } = changed;
+        let detail = detail
+            .map(serde_json::from_str)
+            .transpose()
+            .map_err(|_| damaged("the detail of a record"))?;
+        let record = match stamp.origin() {
+            Some(origin) => Record::of(origin, now),
+            None => Record::of_server(now),
+        };
+        let record = Record {
+            namespace: place.or(record.namespace),
+            object: Some(object),
+            detail,
+            ..record
+        };
+        insert(self.conn, place.unwrap_or(SERVER_CHAIN), &record.to_json())?;
+        if let Some(origin) = stamp.origin() {
+            origin.was_recorded();
+        }
+        Ok(())
+    }
+}
+
+fn insert(conn: &Connection, chain: &str, body: &str) -> Result<()> {
+    conn.prepare_cached("INSERT INTO audit (chain, body) VALUES (?1, ?2)")?
+        .execute((chain, body))?;
+    Ok(())
+}
+
+fn read(found: &Row<'_>) -> Result<AuditRow> {
+    Ok(AuditRow {
+        seq: found.get(0)?,
+        chain: row::text_if_any(found, 1)?,
+        body: row::text(found, 2)?.as_ref().into(),
+    })
+}
+
+fn rows(conn: &Connection, sql: &str, seq: i64, limit: usize) -> Result<Vec<AuditRow>> {
+    let mut select = conn.prepare_cached(sql)?;
+    let mut rows = select.query((seq, i64::try_from(limit).unwrap_or(i64::MAX)))?;
+    let mut all = Vec::new();
+    while let Some(found) = rows.next()? {
+        all.push(read(found)?);
+    }
+    Ok(all)
+}
+
+fn state(conn: &Connection) -> Result<AuditState> {
+    let sealed: Option<(i64, i64, i64)> = conn
+        .prepare_cached("SELECT last, number, seq FROM audit_seal ORDER BY last DESC LIMIT 1")?
+        .query_row([], |found| Ok((found.get(0)?, found.get(1)?, found.get(2)?)))
+        .optional()?;
+    let first: Option<i64> =
+        conn.prepare_cached("SELECT min(seq) FROM audit")?.query_row([], |found| found.get(0))?;
+    let (mut heads, mut base) = (Vec::new(), Vec::new());
+    let mut select =
+        conn.prepare_cached("SELECT chain, number, hash, base_number, base_hash FROM audit_head")?;
+    let mut found = select.query([])?;
+    while let Some(found) = found.next()? {
+        let chain = row::text(found, 0)?;
+        heads.push(ChainHead {
+            chain: Arc::clone(&chain),
+            number: found.get(1)?,
+            hash: found.get(2)?,
+        });
+        if let Some(hash) = found.get(4)? {
+            base.push(ChainHead { chain, number: found.get(3)?, hash });
+        }
+    }
+    let checkpoint = sealed
+        .map(|(_, number, seq)| {
+            let body = conn
+                .prepare_cached("SELECT body FROM audit WHERE seq = ?1")?
+                .query_row([seq], |found| found.get::<_, String>(0))?;
+            Result::Ok((number, body.into()))
+        })
+        .transpose()?;
+    let sealed = sealed.map_or(0, |(last, ..)| last);
+    Ok(AuditState { sealed, checkpoint, heads, first: first.unwrap_or(1), base })
+}
+
+fn seal(operation: &mut Operation<'_>, seal: &AuditSeal) -> Result<bool> {
+    let conn = operation.conn;
+    let (first, last) = seal.covers.clone().into_inner();
+    let sealed: i64 = conn
+        .prepare_cached("SELECT coalesce(max(last), 0) FROM audit_seal")?
+        .query_row([], |found| found.get(0))?;
+    if sealed >= first {
+        return Ok(false);
+    }
+    conn.prepare_cached("INSERT INTO audit (chain, body) VALUES (NULL, ?1)")?
+        .execute([&*seal.body])?;
+    let seq = conn.last_insert_rowid();
+    conn.prepare_cached(
+        "INSERT INTO audit_seal (last, first, number, seq, links) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute((last, first, seal.number, seq, &seal.links))?;
+    let mut upsert = conn.prepare_cached(
+        "INSERT INTO audit_head (chain, number, hash) VALUES (?1, ?2, ?3) \
+         ON CONFLICT (chain) DO UPDATE SET number = excluded.number, hash = excluded.hash",
+    )?;
+    for ChainHead { chain, number, hash } in &seal.heads {
+        upsert.execute((&**chain, number, hash))?;
+    }
+    Ok(true)
+}
+
+fn seal_of(conn: &Connection, seq: i64) -> Result<Option<AuditSeal>> {
+    let mut select = conn.prepare_cached(
+        "SELECT last, first, number, links, body FROM audit_seal \
+         JOIN audit USING (seq) WHERE last >= ?1 ORDER BY last LIMIT 1",
+    )?;
+    let mut rows = select.query([seq])?;
+    let Some(found) = rows.next()? else { return Ok(None) };
+    let (last, first): (i64, i64) = (found.get(0)?, found.get(1)?);
+    Ok(Some(AuditSeal {
+        number: found.get(2)?,
+        covers: first..=last,
+        body: row::text(found, 4)?.as_ref().into(),
+        links: found.get(3)?,
+        heads: Vec::new(),
+    }))
+}
+
+#[async_trait]
+impl AuditStore for Sqlite {
+    async fn append_audit(&self, records: Vec<AuditDraft>) -> Result<()> {
+        self.write(move |operation| {
+            records.iter().try_for_each(|one| insert(operation.conn, &one.chain, &one.body))
+        })
+        .await
+    }
+
+    async fn audit_state(&self) -> Result<AuditState> {
+        self.read(|conn, _| state(conn)).await
+    }
+
+    async fn audit_from(&self, seq: i64, limit: usize) -> Result<Vec<AuditRow>> {
+        const SQL: &str =
+            "SELECT seq, chain, body FROM audit WHERE seq >= ?1 ORDER BY seq LIMIT ?2";
+        self.read(move |conn, _| rows(conn, SQL, seq, limit)).await
+    }
+
+    async fn audit_before(&self, seq: i64, limit: usize) -> Result<Vec<AuditRow>> {
+        const SQL: &str =
+            "SELECT seq, chain, body FROM audit WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2";
+        self.read(move |conn, _| rows(conn, SQL, seq, limit)).await
+    }
+
+    async fn seal_audit(&self, checkpoint: AuditSeal) -> Result<bool> {
+        self.write(move |operation| seal(operation, &checkpoint)).await
+    }
+
+    async fn audit_seal(&self, seq: i64) -> Result<Option<AuditSeal>> {
+        self.read(move |conn, _| seal_of(conn, seq)).await
+    }
+}

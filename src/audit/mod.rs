@@ -6,5 +6,7 @@
 
 pub mod chain;
 mod journal;
+pub mod key;
+pub mod seal;
 
 pub use self::journal::{Inbox, Journal, Lost, run};

@@ -255,9 +255,14 @@ impl<T: fmt::Display> Serialize for Shown<T> {
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
 fn rfc3339<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    let text = jiff::Timestamp::from_microsecond(at.micros())
-        .map_or_else(|_| at.micros().to_string(), |at| format!("{at:.6}"));
-    serializer.serialize_str(&text)
+    serializer.serialize_str(&rfc3339_text(*at))
+}
+
+/// A time as the audit writes it: RFC 3339 in UTC with microseconds.
+#[must_use]
+pub fn rfc3339_text(at: Timestamp) -> String {
+    jiff::Timestamp::from_microsecond(at.micros())
+        .map_or_else(|_| at.micros().to_string(), |at| format!("{at:.6}"))
 }
 
 #[cfg(test)]

@@ -141,7 +141,7 @@ pub async fn create(
         revoked_at: None,
         last_used_at: None,
     };
-    let (secret, record) = admin.issue(record, None).await?;
+    let (secret, record) = admin.issue(record, None, &claim.stamp()).await?;
     tracing::info!(credential = &*record.id, by = %record.created_by, "API key created");
     Ok(Made { secret, record })
 }
@@ -251,7 +251,7 @@ pub async fn revoke(
         vec![Arc::clone(&record.id)]
     };
     if !ids.is_empty() {
-        take_back(admin, &ids, admin.now()).await?;
+        take_back(admin, &ids, &claim.stamp(), admin.now()).await?;
         tracing::info!(credential = id, count = ids.len(), by = %claim.identity(), "API key revoked");
     }
     get(admin, claim, id)
@@ -269,7 +269,7 @@ pub async fn delete(
         let message = "The key still counts; revoke it first";
         return Err(Refusal::new(Kind::Precondition, Reason::CredentialState, message).into());
     }
-    admin.store.delete_credential(id).await?;
+    admin.store.delete_credential(id, &claim.stamp(), admin.now()).await?;
     admin.issued.remove(id);
     Ok(())
 }

@@ -152,6 +152,7 @@ impl Admin {
         &self,
         mut record: CredentialRecord,
         replaces: Option<(Arc<str>, Timestamp)>,
+        stamp: &Stamp,
     ) -> Result<(Secret, CredentialRecord)> {
         let begins = record.family.is_empty();
         for _ in 0..TRIES {
@@ -162,7 +163,7 @@ impl Admin {
             if begins {
                 record.family = Arc::clone(&record.id);
             }
-            let added = self.store.add_credential(record.clone(), replaces.clone()).await?;
+            let added = self.store.add_credential(record.clone(), replaces.clone(), stamp).await?;
             if let Some(uses) = added {
                 record.uses = uses;
                 self.issued.insert(record.clone());

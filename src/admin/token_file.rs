@@ -21,11 +21,12 @@ use crate::{
     authz::System,
     domain::{
         Scope,
+        history::Stamp,
         principal::{Identity, Source},
         secret::Secret,
     },
     storage::{
-        self, CredentialKind, CredentialRecord,
+        self, AuditDraft, CredentialKind, CredentialRecord,
         token_file::{self, Fault, Snapshot, TokenFile, TokenLine},
     },
 };
@@ -112,6 +113,7 @@ impl FileTokens {
         admin: &Admin,
         mut record: CredentialRecord,
         replaces: Option<&TokenId>,
+        stamp: &Stamp,
     ) -> Result<Option<(Secret, CredentialRecord)>> {
         let secret = Self::fresh_secret(admin)?;
         record.id = secret.id();
@@ -129,18 +131,31 @@ impl FileTokens {
             self.state().revoked.insert(old.digest);
         }
         self.changed(admin, &snapshot);
+        if done {
+            let detail = record.given_out(replaces.map(|old| &*old.id));
+            recorded(admin, stamp, [(&*record.id, &detail)]).await?;
+        }
         Ok(done.then_some((secret, record)))
     }
 
     /// Takes tokens out of the file; false when none of them was there. The
     /// caller holds the order.
-    pub(super) async fn revoke(&self, admin: &Admin, tokens: &[TokenId]) -> Result<bool> {
+    pub(super) async fn revoke(
+        &self,
+        admin: &Admin,
+        tokens: &[TokenId],
+        stamp: &Stamp,
+    ) -> Result<bool> {
         let ids: Vec<Arc<str>> = tokens.iter().map(|token| Arc::clone(&token.id)).collect();
         let (done, snapshot) = self.on_disk(move |file| file.remove(&ids)).await?;
         if done {
             self.state().revoked.extend(tokens.iter().map(|token| token.digest));
         }
         self.changed(admin, &snapshot);
+        if done {
+            let detail = serde_json::json!({ "change": "revoked" });
+            recorded(admin, stamp, tokens.iter().map(|token| (&*token.id, &detail))).await?;
+        }
         Ok(done)
     }
 
@@ -165,6 +180,11 @@ impl FileTokens {
                 if self.settled(&snapshot) {
                     tracing::info!("the token file has changed");
                     let returned = self.apply(admin, &snapshot);
+                    let detail = serde_json::json!({ "change": "token file taken up" });
+                    let taken = recorded(admin, &Stamp::system(), [("token_file", &detail)]).await;
+                    if let Err(error) = taken {
+                        tracing::error!(%error, "a change of the token file has no record");
+                    }
                     self.remove_again(admin, returned).await;
                 }
             }
@@ -275,6 +295,18 @@ impl From<&CredentialRecord> for TokenId {
     fn from(record: &CredentialRecord) -> Self {
         Self { id: Arc::clone(&record.id), digest: record.digest }
     }
+}
+
+/// The file is no part of the store: its changes have their records before
+/// the answer, not in one transaction with it.
+async fn recorded<'a>(
+    admin: &Admin,
+    stamp: &Stamp,
+    changes: impl IntoIterator<Item = (&'a str, &'a serde_json::Value)>,
+) -> Result<()> {
+    let now = admin.now();
+    let draft = |(object, detail)| AuditDraft::of_change(stamp, object, detail, now);
+    Ok(admin.store.append_audit(changes.into_iter().map(draft).collect()).await?)
 }
 
 /// Watches the token file, if there is one, until the shutdown.

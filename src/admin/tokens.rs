@@ -12,7 +12,7 @@ use crate::{
     access::{Caller, Kind, Reason, Refusal},
     authn::{ANCESTORS_MAX, ConfiguredKey, Issue},
     authz::Root,
-    domain::{Network, Scope, Timestamp, principal::Source, secret::Secret},
+    domain::{Network, Scope, Timestamp, history::Stamp, principal::Source, secret::Secret},
     storage::{CredentialKind, CredentialRecord, Recall},
 };
 
@@ -112,9 +112,9 @@ pub async fn mint(
         last_used_at: None,
     };
     let (secret, record) = match &admin.tokens {
-        Tokens::Database => admin.issue(record, None).await?,
+        Tokens::Database => admin.issue(record, None, &root.stamp()).await?,
         Tokens::File(tokens) => {
-            tokens.issue(admin, record, None).await?.ok_or_else(|| absent(""))?
+            tokens.issue(admin, record, None, &root.stamp()).await?.ok_or_else(|| absent(""))?
         }
     };
     tracing::info!(credential = &*record.id, by = %record.created_by, "token minted");
@@ -266,14 +266,19 @@ pub async fn revoke(
     if ids.is_empty() {
         return Err(absent(prefix));
     }
-    take_back(admin, &ids, now).await?;
+    take_back(admin, &ids, &root.stamp(), now).await?;
     tracing::info!(credential = prefix, count = ids.len(), by = %root.principal().identity, "token revoked");
     Ok(ids)
 }
 
 /// The file last: what fails before can be tried again. The caller has its
 /// turn.
-pub(super) async fn take_back(admin: &Admin, ids: &[Arc<str>], now: Timestamp) -> Result<()> {
+pub(super) async fn take_back(
+    admin: &Admin,
+    ids: &[Arc<str>],
+    stamp: &Stamp,
+    now: Timestamp,
+) -> Result<()> {
     let mut in_database = ids.to_vec();
     let mut of_file: Vec<TokenId> = Vec::new();
     if let Tokens::File(_) = &admin.tokens {
@@ -284,13 +289,13 @@ pub(super) async fn take_back(admin: &Admin, ids: &[Arc<str>], now: Timestamp) -
         in_database.retain(|id| of_file.iter().all(|token| token.id != *id));
     }
     if !in_database.is_empty() {
-        admin.store.revoke_credentials(&in_database, now).await?;
+        admin.store.revoke_credentials(&in_database, stamp, now).await?;
     }
     for id in &in_database {
         admin.issued.change(id, |record| record.revoked_at = record.revoked_at.or(Some(now)));
     }
     match (&admin.tokens, of_file.first()) {
-        (Tokens::File(tokens), Some(first)) if !tokens.revoke(admin, &of_file).await? => {
+        (Tokens::File(tokens), Some(first)) if !tokens.revoke(admin, &of_file, stamp).await? => {
             Err(absent(&first.id))
         }
         (Tokens::File(_) | Tokens::Database, _) => Ok(()),
@@ -355,7 +360,7 @@ pub(super) async fn succeed(
     let (secret, record) = match &admin.tokens {
         Tokens::Database => {
             let replaces = Some((Arc::clone(&old.record.id), end));
-            let issued = admin.issue(record, replaces).await?;
+            let issued = admin.issue(record, replaces, &root.stamp()).await?;
             admin.issued.change(&old.record.id, |old| {
                 old.expires_at = Some(old.expires_at.map_or(end, |known| known.min(end)));
             });
@@ -363,7 +368,7 @@ pub(super) async fn succeed(
         }
         Tokens::File(tokens) => {
             let id = TokenId::from(&old.record);
-            let issued = tokens.issue(admin, record, Some(&id)).await?;
+            let issued = tokens.issue(admin, record, Some(&id), &root.stamp()).await?;
             issued.ok_or_else(|| absent(&old.record.id))?
         }
     };
@@ -398,7 +403,7 @@ pub async fn revoke_subject(
     }
     let _turn = admin.turn(caller).await?;
     let recall = Recall { issuer, subject, until: admin.now() };
-    admin.store.recall(&recall).await?;
+    admin.store.recall(&recall, &root.stamp()).await?;
     let until = recall.until;
     tracing::info!(
         issuer = recall.issuer,
@@ -416,7 +421,7 @@ pub async fn revoke_subject(
             && recall.subject.as_deref().is_none_or(|subject| *maker.subject == *subject)
     });
     let ids = admin.issued.below(&made);
-    take_back(admin, &ids, until).await?;
+    take_back(admin, &ids, &root.stamp(), until).await?;
     Ok((until, ids))
 }
 

@@ -9,7 +9,7 @@ use super::Admin;
 use crate::{
     authn::Issue,
     authz::System,
-    domain::{Permission, Timestamp, principal::Source},
+    domain::{Permission, Timestamp, history::Stamp, principal::Source},
     storage,
 };
 
@@ -122,7 +122,7 @@ impl Admin {
             .map(|issue| Arc::clone(&issue.record.id))
             .collect();
         for ids in unused.chunks(DISABLED_AT_ONCE) {
-            self.store.revoke_credentials(ids, now).await?;
+            self.store.revoke_credentials(ids, &Stamp::system(), now).await?;
             for id in ids {
                 self.issued
                     .change(id, |record| record.revoked_at = record.revoked_at.or(Some(now)));
@@ -236,7 +236,14 @@ mod tests {
                 revoked_at: None,
                 last_used_at: used,
             };
-            assert!(self.admin.store.add_credential(record.clone(), None).await.unwrap().is_some());
+            assert!(
+                self.admin
+                    .store
+                    .add_credential(record.clone(), None, &Stamp::system())
+                    .await
+                    .unwrap()
+                    .is_some()
+            );
             self.admin.issued.insert(record);
         }
 

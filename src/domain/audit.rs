@@ -13,10 +13,13 @@ use std::{
     },
 };
 
-use serde::Serialize;
+use serde::{
+    Serialize, Serializer,
+    ser::{SerializeMap as _, SerializeSeq as _},
+};
 use serde_json::value::RawValue;
 
-use super::{Permission, Principal, RequestId, Timestamp, principal::Identity};
+use super::{Permission, Principal, RequestId, Timestamp, history::Change, principal::Identity};
 
 /// A call, and who makes it.
 pub struct Origin {
@@ -44,6 +47,8 @@ pub struct Trail {
     place: OnceLock<Arc<str>>,
     /// Whether a change of this call was stored together with its record.
     recorded: AtomicBool,
+    /// Whether what became of the call was noted.
+    settled: AtomicBool,
 }
 
 impl Origin {
@@ -81,6 +86,17 @@ impl Origin {
     #[must_use]
     pub fn is_recorded(&self) -> bool {
         self.trail.recorded.load(Ordering::Relaxed)
+    }
+
+    /// Notes that what became of the call is on its way into the audit.
+    pub fn was_settled(&self) {
+        self.trail.settled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.trail.settled.load(Ordering::Relaxed)
     }
 
     /// The chain of what was refused, or read in no single place: where the
@@ -164,7 +180,66 @@ pub struct Record<'a> {
     pub peer: Option<IpAddr>,
     /// What else belongs to it, never a payload or a secret.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<&'a RawValue>,
+    pub detail: Option<Detail<'a>>,
+}
+
+/// What else is said of what was done: changes by their names, and for the
+/// rest JSON that its maker has put together. Nothing of a payload has a place
+/// here, and no text that an operator wrote.
+#[derive(Clone, Copy, Debug)]
+pub enum Detail<'a> {
+    /// `{"changes":[{"step":0,"state":"complete","cause":"completed"}]}`: what
+    /// became of a task and its steps.
+    Changes(&'a [Change]),
+    /// `{"change":"set"}`.
+    Change(&'a str),
+    /// A JSON object.
+    Object(&'a RawValue),
+}
+
+impl Serialize for Detail<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (name, mut map) = match self {
+            Self::Object(object) => return object.serialize(serializer),
+            Self::Change(_) => ("change", serializer.serialize_map(Some(1))?),
+            Self::Changes(_) => ("changes", serializer.serialize_map(Some(1))?),
+        };
+        match self {
+            Self::Changes(changes) => map.serialize_entry(name, &Changes(changes))?,
+            Self::Change(change) => map.serialize_entry(name, change)?,
+            Self::Object(object) => map.serialize_entry(name, object)?,
+        }
+        map.end()
+    }
+}
+
+struct Changes<'a>(&'a [Change]);
+
+impl Serialize for Changes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(Some(self.0.len()))?;
+        for change in self.0 {
+            list.serialize_element(&OneChange(change))?;
+        }
+        list.end()
+    }
+}
+
+struct OneChange<'a>(&'a Change);
+
+impl Serialize for OneChange<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        match self.0 {
+            Change::Task(state) => map.serialize_entry("task", state.as_str())?,
+            Change::Step { no, state, attempts: _, cause } => {
+                map.serialize_entry("step", &no.0)?;
+                map.serialize_entry("state", state.as_str())?;
+                map.serialize_entry("cause", cause.as_str())?;
+            }
+        }
+        map.end()
+    }
 }
 
 /// Who acted, by which credential.
@@ -238,24 +313,32 @@ impl<'a> Record<'a> {
     /// Its JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
+        let mut json = Vec::with_capacity(RECORD_BYTES);
         // Strings and numbers alone: nothing in it can fail.
-        serde_json::to_string(self).unwrap_or_default()
+        let _ = serde_json::to_writer(&mut json, self);
+        String::from_utf8(json).unwrap_or_default()
     }
 }
+
+/// What most records take.
+const RECORD_BYTES: usize = 640;
 
 /// A value by its text.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<T>(pub T);
 
 impl<T: fmt::Display> Serialize for Shown<T> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
     }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
-fn rfc3339<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&rfc3339_text(*at))
+fn rfc3339<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    match jiff::Timestamp::from_microsecond(at.micros()) {
+        Ok(at) => serializer.collect_str(&format_args!("{at:.6}")),
+        Err(_) => serializer.collect_str(&at.micros()),
+    }
 }
 
 /// A time as the audit writes it: RFC 3339 in UTC with microseconds.

@@ -251,7 +251,7 @@ async fn see_workers(engine: &Engine) {
         tokio::time::sleep(SEEN).await;
         for mut worker in engine.floor.connected() {
             worker.last_seen_at = engine.now();
-            if let Err(error) = engine.store.register_worker(worker).await {
+            if let Err(error) = engine.store.register_worker(worker, None).await {
                 tracing::warn!(error = %error, "a worker's last sight was not kept");
                 break;
             }

@@ -123,7 +123,7 @@ pub async fn session(
         return Err(Error::ShuttingDown);
     }
     let record = workers::record(engine, &claim, area, info)?;
-    let record = engine.store.register_worker(record).await?;
+    let record = engine.store.register_worker(record, Some(&claim.stamp())).await?;
     let stay = engine.floor.enter(Sitting {
         area: record.area.clone(),
         handlers: workers::shared(&record.handlers),

@@ -45,7 +45,7 @@ pub async fn register(
     info: WorkerInfo,
 ) -> Result<Worker, Error> {
     let record = record(engine, claim, area, info)?;
-    let record = engine.store.register_worker(record).await?;
+    let record = engine.store.register_worker(record, Some(&claim.stamp())).await?;
     let connected = engine.floor.is_connected(&record);
     Ok(Worker { record, connected })
 }

@@ -4,8 +4,14 @@
 use std::{ops::RangeInclusive, sync::Arc};
 
 use async_trait::async_trait;
+use serde_json::{Value, value::to_raw_value};
 
 use super::Result;
+use crate::domain::{
+    Timestamp,
+    audit::{Detail, Record, SERVER_CHAIN},
+    history::Stamp,
+};
 
 /// A record on its way into the audit; it has its number once it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +20,24 @@ pub struct AuditDraft {
     pub chain: Arc<str>,
     /// Its JSON, which is hashed as it is.
     pub body: Box<str>,
+}
+
+impl AuditDraft {
+    /// Of a change outside of the store, in the server's chain.
+    #[must_use]
+    pub fn of_change(stamp: &Stamp, object: &str, detail: &Value, now: Timestamp) -> Self {
+        let detail = to_raw_value(detail).ok();
+        let detail = detail.as_deref().map(Detail::Object);
+        let record = stamp.origin().map_or_else(
+            || Record::of_server(now),
+            |origin| {
+                origin.was_recorded();
+                Record::of(origin, now)
+            },
+        );
+        let record = Record { object: Some(object), detail, ..record };
+        Self { chain: SERVER_CHAIN.into(), body: record.to_json().into() }
+    }
 }
 
 /// A record as it is kept.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{Result, fmt};
-use crate::domain::{Permission, Timestamp, principal::Identity};
+use crate::domain::{Permission, Timestamp, history::Stamp, principal::Identity};
 
 /// What a credential was given out as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,25 @@ pub struct CredentialRecord {
     pub last_used_at: Option<Timestamp>,
 }
 
+impl CredentialRecord {
+    /// What the audit says of one that is given out, in the place of another
+    /// one: all that it may, and nothing by which it could be used.
+    #[must_use]
+    pub fn given_out(&self, replaces: Option<&str>) -> serde_json::Value {
+        serde_json::json!({
+            "change": if replaces.is_some() { "rotated" } else { "given out" },
+            "kind": self.kind.as_str(),
+            "scopes": self.scopes,
+            "namespaces": self.namespaces,
+            "networks": self.networks,
+            "expires_at": self.expires_at.map(Timestamp::seconds),
+            "max_uses": self.max_uses,
+            "parent": self.parent.as_deref(),
+            "replaces": replaces,
+        })
+    }
+}
+
 impl fmt::Debug for CredentialRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CredentialRecord({} {})", self.kind.as_str(), self.id)
@@ -118,17 +137,23 @@ pub trait CredentialStore: Send + Sync {
         &self,
         record: CredentialRecord,
         replaces: Option<(Arc<str>, Timestamp)>,
+        stamp: &Stamp,
     ) -> Result<Option<u32>>;
 
     /// All of them, also those that were taken back.
     async fn credentials(&self) -> Result<Vec<CredentialRecord>>;
 
     /// Takes these back; those that were before keep their moment.
-    async fn revoke_credentials(&self, ids: &[Arc<str>], now: Timestamp) -> Result<()>;
+    async fn revoke_credentials(
+        &self,
+        ids: &[Arc<str>],
+        stamp: &Stamp,
+        now: Timestamp,
+    ) -> Result<()>;
 
     /// Removes one, and its uses with the last of its line; false when it is
     /// not there.
-    async fn delete_credential(&self, id: &str) -> Result<bool>;
+    async fn delete_credential(&self, id: &str, stamp: &Stamp, now: Timestamp) -> Result<bool>;
 
     /// Counts one use; false when it has none left, is revoked, over by `now`
     /// or unknown.
@@ -142,7 +167,7 @@ pub trait CredentialStore: Send + Sync {
     async fn permission_uses(&self) -> Result<Vec<PermissionUse>>;
 
     /// Takes JWTs back; an earlier recall of the same is moved on.
-    async fn recall(&self, recall: &Recall) -> Result<()>;
+    async fn recall(&self, recall: &Recall, stamp: &Stamp) -> Result<()>;
 
     /// Every recall.
     async fn recalls(&self) -> Result<Vec<Recall>>;

@@ -533,7 +533,11 @@ pub struct HandlerRecord {
 #[async_trait]
 pub trait WorkerStore: Send + Sync {
     /// Makes a worker known or says that it is still there.
-    async fn register_worker(&self, worker: WorkerRecord) -> Result<WorkerRecord>;
+    async fn register_worker(
+        &self,
+        worker: WorkerRecord,
+        stamp: Option<&Stamp>,
+    ) -> Result<WorkerRecord>;
 
     /// Workers whose whole area lies in the scope, the ones seen last first.
     async fn workers(

@@ -127,7 +127,7 @@ impl House {
         let floor = Floor::new();
         let clock: Arc<dyn Clock> = Arc::<Hands>::clone(&hands);
         let terms = LeaseTerms::default();
-        let settings = Settings { path: folder.path().join("data/bailiwick.db"), terms };
+        let settings = Settings::new(folder.path().join("data/bailiwick.db")).with_terms(terms);
         let ledger = Arc::new(Ledger {
             floor: Arc::clone(&floor),
             finished: Mutex::default(),

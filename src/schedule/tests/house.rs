@@ -148,7 +148,8 @@ impl House {
         let clock: Arc<dyn Clock> = Arc::<Hands>::clone(&hands);
         let terms = LeaseTerms::default();
         let floor = Floor::new();
-        let place = sqlite::Settings { path: folder.path().join("data/bailiwick.db"), terms };
+        let place =
+            sqlite::Settings::new(folder.path().join("data/bailiwick.db")).with_terms(terms);
         let desk = Arc::clone(&floor);
         let store: Arc<dyn Store> = Sqlite::open(place, desk, Arc::clone(&clock)).await.unwrap();
         let engine = Engine::new(Arc::clone(&store), floor, clock, terms);

@@ -7,7 +7,7 @@ use super::{
     house::{House, who},
 };
 use crate::{
-    domain::Permission,
+    domain::{Permission, history::Stamp},
     storage::{CredentialKind, CredentialRecord, LastUses, PermissionUse, Recall},
 };
 
@@ -46,14 +46,18 @@ async fn all<E: Engine>(house: &House<E>) -> Vec<CredentialRecord> {
 
 pub(crate) async fn a_credential_reads_back_after_a_restart<E: Engine>(house: &mut House<E>) {
     let one = record(house, "one");
-    assert!(house.store().add_credential(one.clone(), None).await.unwrap().is_some());
+    assert!(
+        house.store().add_credential(one.clone(), None, &Stamp::system()).await.unwrap().is_some()
+    );
     let two = CredentialRecord { max_uses: Some(2), ..record(house, "two") };
-    assert!(house.store().add_credential(two.clone(), None).await.unwrap().is_some());
+    assert!(
+        house.store().add_credential(two.clone(), None, &Stamp::system()).await.unwrap().is_some()
+    );
     // Neither an id nor a digest is given twice.
     let other = CredentialRecord { digest: [9; 32], ..one.clone() };
-    assert!(house.store().add_credential(other, None).await.unwrap().is_none());
+    assert!(house.store().add_credential(other, None, &Stamp::system()).await.unwrap().is_none());
     let other = CredentialRecord { id: "three".into(), ..one.clone() };
-    assert!(house.store().add_credential(other, None).await.unwrap().is_none());
+    assert!(house.store().add_credential(other, None, &Stamp::system()).await.unwrap().is_none());
     house.reopen().await;
     assert_eq!(all(house).await, [one, two]);
 }
@@ -61,27 +65,31 @@ pub(crate) async fn a_credential_reads_back_after_a_restart<E: Engine>(house: &m
 pub(crate) async fn a_successor_ends_its_predecessor<E: Engine>(house: &mut House<E>) {
     let end = house.now().plus_ms(5_000);
     let one = CredentialRecord { expires_at: Some(end), ..record(house, "one") };
-    assert!(house.store().add_credential(one, None).await.unwrap().is_some());
+    assert!(house.store().add_credential(one, None, &Stamp::system()).await.unwrap().is_some());
     for (id, later, wanted) in [("two", 9_000, 5_000), ("three", 1_000, 1_000)] {
         let replaces = Some(("one".into(), house.now().plus_ms(later)));
         let next = record(house, id);
-        assert!(house.store().add_credential(next, replaces).await.unwrap().is_some());
+        assert!(
+            house.store().add_credential(next, replaces, &Stamp::system()).await.unwrap().is_some()
+        );
         let one = all(house).await.into_iter().find(|one| &*one.id == "one").unwrap();
         assert_eq!(one.expires_at, Some(house.now().plus_ms(wanted)), "never longer");
     }
     // Where nothing was added nothing ends.
     let replaces = Some(("one".into(), house.now()));
     let again = record(house, "two");
-    assert!(house.store().add_credential(again, replaces).await.unwrap().is_none());
+    assert!(
+        house.store().add_credential(again, replaces, &Stamp::system()).await.unwrap().is_none()
+    );
     let one = all(house).await.into_iter().find(|one| &*one.id == "one").unwrap();
     assert_eq!(one.expires_at, Some(house.now().plus_ms(1_000)));
 }
 
 pub(crate) async fn uses_are_counted_to_the_last<E: Engine>(house: &mut House<E>) {
     let one = CredentialRecord { max_uses: Some(5), ..record(house, "one") };
-    assert!(house.store().add_credential(one, None).await.unwrap().is_some());
+    assert!(house.store().add_credential(one, None, &Stamp::system()).await.unwrap().is_some());
     let endless = record(house, "endless");
-    assert!(house.store().add_credential(endless, None).await.unwrap().is_some());
+    assert!(house.store().add_credential(endless, None, &Stamp::system()).await.unwrap().is_some());
     let uses = (0..20).map(|_| house.store().use_credential("one", house.now()));
     let used = futures::future::join_all(uses).await;
     assert_eq!(used.into_iter().filter(|used| *used.as_ref().unwrap()).count(), 5);
@@ -104,7 +112,10 @@ pub(crate) async fn uses_are_counted_to_the_last<E: Engine>(house: &mut House<E>
 
 pub(crate) async fn a_successor_takes_the_uses_over<E: Engine>(house: &mut House<E>) {
     let old = CredentialRecord { max_uses: Some(5), ..record(house, "old") };
-    assert_eq!(house.store().add_credential(old.clone(), None).await.unwrap(), Some(0));
+    assert_eq!(
+        house.store().add_credential(old.clone(), None, &Stamp::system()).await.unwrap(),
+        Some(0)
+    );
     let now = house.now();
     for _ in 0..3 {
         assert!(house.store().use_credential("old", now).await.unwrap());
@@ -113,7 +124,10 @@ pub(crate) async fn a_successor_takes_the_uses_over<E: Engine>(house: &mut House
     let new = CredentialRecord { uses: 1, ..record(house, "new") };
     let new = CredentialRecord { max_uses: Some(5), family: "old".into(), ..new };
     let replaces = Some(("old".into(), now));
-    assert_eq!(house.store().add_credential(new, replaces).await.unwrap(), Some(3));
+    assert_eq!(
+        house.store().add_credential(new, replaces, &Stamp::system()).await.unwrap(),
+        Some(3)
+    );
     assert!(!house.store().use_credential("old", now).await.unwrap(), "it is over");
     for left in [true, true, false] {
         assert_eq!(house.store().use_credential("new", now).await.unwrap(), left);
@@ -122,9 +136,11 @@ pub(crate) async fn a_successor_takes_the_uses_over<E: Engine>(house: &mut House
 
 pub(crate) async fn last_uses_of_permissions_only_move_on<E: Engine>(house: &mut House<E>) {
     let (one, next) = (record(house, "one"), record(house, "next"));
-    assert!(house.store().add_credential(one.clone(), None).await.unwrap().is_some());
+    assert!(
+        house.store().add_credential(one.clone(), None, &Stamp::system()).await.unwrap().is_some()
+    );
     let next = CredentialRecord { family: "one".into(), ..next };
-    assert!(house.store().add_credential(next, None).await.unwrap().is_some());
+    assert!(house.store().add_credential(next, None, &Stamp::system()).await.unwrap().is_some());
     let used = |family: &str, permission, ms| PermissionUse {
         family: family.into(),
         permission,
@@ -149,29 +165,29 @@ pub(crate) async fn last_uses_of_permissions_only_move_on<E: Engine>(house: &mut
     };
     assert_eq!(all(house.store().permission_uses().await.unwrap()), wanted);
     // They stay as long as one of the line does.
-    assert!(house.store().delete_credential("one").await.unwrap());
+    assert!(house.store().delete_credential("one", &Stamp::system(), house.now()).await.unwrap());
     assert_eq!(all(house.store().permission_uses().await.unwrap()), wanted);
-    assert!(house.store().delete_credential("next").await.unwrap());
+    assert!(house.store().delete_credential("next", &Stamp::system(), house.now()).await.unwrap());
     assert_eq!(house.store().permission_uses().await.unwrap(), []);
 }
 
 pub(crate) async fn what_is_revoked_stays_so<E: Engine>(house: &mut House<E>) {
     for id in ["one", "two"] {
         let one = CredentialRecord { max_uses: Some(9), ..record(house, id) };
-        assert!(house.store().add_credential(one, None).await.unwrap().is_some());
+        assert!(house.store().add_credential(one, None, &Stamp::system()).await.unwrap().is_some());
     }
     let at = house.now();
     let both: [Arc<str>; 2] = ["one".into(), "absent".into()];
-    house.store().revoke_credentials(&both, at).await.unwrap();
+    house.store().revoke_credentials(&both, &Stamp::system(), at).await.unwrap();
     house.wait_ms(10);
-    house.store().revoke_credentials(&both, house.now()).await.unwrap();
+    house.store().revoke_credentials(&both, &Stamp::system(), house.now()).await.unwrap();
     assert!(!house.store().use_credential("one", house.now()).await.unwrap());
     assert!(house.store().use_credential("two", house.now()).await.unwrap());
     house.reopen().await;
     let revoked: Vec<_> = all(house).await.into_iter().map(|one| one.revoked_at).collect();
     assert_eq!(revoked, [Some(at), None]);
-    assert!(house.store().delete_credential("one").await.unwrap());
-    assert!(!house.store().delete_credential("one").await.unwrap());
+    assert!(house.store().delete_credential("one", &Stamp::system(), house.now()).await.unwrap());
+    assert!(!house.store().delete_credential("one", &Stamp::system(), house.now()).await.unwrap());
     assert_eq!(all(house).await.len(), 1);
 }
 
@@ -183,7 +199,7 @@ pub(crate) async fn recalls_only_move_on<E: Engine>(house: &mut House<E>) {
     };
     let (early, late) = (house.now(), house.now().plus_ms(1_000));
     for (subject, until) in [(None, late), (None, early), (Some("a"), early), (Some("a"), late)] {
-        house.store().recall(&recall(subject, until)).await.unwrap();
+        house.store().recall(&recall(subject, until), &Stamp::system()).await.unwrap();
     }
     house.reopen().await;
     let mut all = house.store().recalls().await.unwrap();

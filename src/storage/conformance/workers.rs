@@ -24,7 +24,7 @@ fn worker<E: Engine>(house: &House<E>, area: &str, name: &str, subject: &str) ->
 
 pub(crate) async fn a_worker_is_one_by_area_name_and_principal<E: Engine>(house: &mut House<E>) {
     let first = worker(house, "shop", "w-1", "worker");
-    assert_eq!(house.store().register_worker(first.clone()).await.unwrap(), first);
+    assert_eq!(house.store().register_worker(first.clone(), None).await.unwrap(), first);
     house.one_step("shop", "").await;
     house.create("shop/one").await;
     house.lease("shop", "h").await;
@@ -32,14 +32,14 @@ pub(crate) async fn a_worker_is_one_by_area_name_and_principal<E: Engine>(house:
     let mut again = worker(house, "shop", "w-1", "worker");
     again.handlers = vec!["h".into()];
     again.version = None;
-    let kept = house.store().register_worker(again.clone()).await.unwrap();
+    let kept = house.store().register_worker(again.clone(), None).await.unwrap();
     let wanted = WorkerRecord { registered_at: first.registered_at, leases: 1, ..again };
     assert_eq!(kept, wanted);
     for (area, name, subject) in
         [("shop.", "w-1", "worker"), ("shop", "w-2", "worker"), ("shop", "w-1", "another")]
     {
         let other = worker(house, area, name, subject);
-        assert_eq!(house.store().register_worker(other.clone()).await.unwrap(), other);
+        assert_eq!(house.store().register_worker(other.clone(), None).await.unwrap(), other);
     }
     let all = house.store().workers(&Scope::Everything, None, &page(9, None)).await.unwrap();
     assert_eq!(all.items.len(), 4);
@@ -51,7 +51,7 @@ pub(crate) async fn lists_are_scoped_and_paged<E: Engine>(house: &mut House<E>) 
     for (place, area) in ["a", "a.", "a.b", "b", "aX", "a"].iter().enumerate() {
         house.wait_ms(i64::try_from(place % 2).unwrap());
         let one = worker(house, area, &format!("w {place}"), "worker");
-        made.push(house.store().register_worker(one).await.unwrap());
+        made.push(house.store().register_worker(one, None).await.unwrap());
     }
     let all = house.store().workers(&Scope::Everything, None, &page(9, None)).await.unwrap();
     assert!(all.items.is_sorted_by(|a, b| a.last_seen_at >= b.last_seen_at));

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-use super::{Sqlite, error::damaged, row, writer::Operation};
+use super::{Sqlite, row, writer::Operation};
 use crate::{
     domain::{
         Timestamp,
-        audit::{Record, SERVER_CHAIN},
+        audit::{Detail, Record, SERVER_CHAIN},
         history::Stamp,
     },
     storage::{AuditDraft, AuditRow, AuditSeal, AuditState, AuditStore, ChainHead, Result},
@@ -23,8 +23,8 @@ pub(super) struct Changed<'a> {
     pub(super) place: Option<&'a str>,
     /// An id or a name.
     pub(super) object: &'a str,
-    /// What was done, as JSON; never a payload.
-    pub(super) detail: Option<&'a str>,
+    /// What was done.
+    pub(super) detail: Option<Detail<'a>>,
 }
 
 impl Operation<'_> {
@@ -35,11 +35,10 @@ impl Operation<'_> {
         changed: Changed<'_>,
         now: Timestamp,
     ) -> Result<()> {
+        if !self.shared.settings.audited {
+            return Ok(());
+        }
         let Changed { place, object, detail } = changed;
-        let detail = detail
-            .map(serde_json::from_str)
-            .transpose()
-            .map_err(|_| damaged("the detail of a record"))?;
         let record = match stamp.origin() {
             Some(origin) => Record::of(origin, now),
             None => Record::of_server(now),
@@ -162,6 +161,9 @@ fn seal_of(conn: &Connection, seq: i64) -> Result<Option<AuditSeal>> {
 #[async_trait]
 impl AuditStore for Sqlite {
     async fn append_audit(&self, records: Vec<AuditDraft>) -> Result<()> {
+        if !self.shared.settings.audited {
+            return Ok(());
+        }
         self.write(move |operation| {
             records.iter().try_for_each(|one| insert(operation.conn, &one.chain, &one.body))
         })

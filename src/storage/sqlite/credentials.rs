@@ -5,10 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
+use serde_json::{Value, value::to_raw_value};
 
-use super::{Sqlite, error::damaged, row, writer::Operation};
+use super::{Sqlite, audit::Changed, error::damaged, row, writer::Operation};
 use crate::{
-    domain::{Permission, Timestamp},
+    domain::{Permission, Timestamp, audit::Detail, history::Stamp},
     storage::{
         CredentialKind, CredentialRecord, CredentialStore, LastUses, PermissionUse, Recall, Result,
     },
@@ -56,39 +57,40 @@ fn read(found: &Row<'_>) -> Result<CredentialRecord> {
 
 fn add(
     operation: &mut Operation<'_>,
-    record: &CredentialRecord,
+    made: &CredentialRecord,
     replaces: Option<&(Arc<str>, Timestamp)>,
+    stamp: &Stamp,
 ) -> Result<Option<u32>> {
     let conn = operation.conn;
-    let mut uses = record.uses;
+    let mut uses = made.uses;
     if let Some((old, _)) = replaces {
         let mut select = conn.prepare_cached("SELECT uses FROM credential WHERE id = ?1")?;
         uses = select.query_row([&**old], |found| found.get(0)).optional()?.unwrap_or(uses);
     }
-    let descent: Vec<&str> = record.descent.iter().map(AsRef::as_ref).collect();
+    let descent: Vec<&str> = made.descent.iter().map(AsRef::as_ref).collect();
     let mut insert = conn.prepare_cached(&format!(
         "INSERT INTO credential ({COLUMNS}) VALUES \
          (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18) \
          ON CONFLICT DO NOTHING"
     ))?;
     let added = insert.execute(params![
-        &*record.id,
-        record.digest,
-        record.kind.as_str(),
-        record.name,
-        list_text(&record.scopes)?,
-        list_text(&record.namespaces)?,
-        list_text(&record.networks)?,
-        row::identity_text(&record.created_by),
-        &*record.created_with,
-        record.created_at.micros(),
-        record.expires_at.map(Timestamp::micros),
-        record.max_uses,
+        &*made.id,
+        made.digest,
+        made.kind.as_str(),
+        made.name,
+        list_text(&made.scopes)?,
+        list_text(&made.namespaces)?,
+        list_text(&made.networks)?,
+        row::identity_text(&made.created_by),
+        &*made.created_with,
+        made.created_at.micros(),
+        made.expires_at.map(Timestamp::micros),
+        made.max_uses,
         uses,
-        record.parent.as_deref(),
-        &*record.family,
-        record.revoked_at.map(Timestamp::micros),
-        record.last_used_at.map(Timestamp::micros),
+        made.parent.as_deref(),
+        &*made.family,
+        made.revoked_at.map(Timestamp::micros),
+        made.last_used_at.map(Timestamp::micros),
         list_text(&descent)?,
     ])? == 1;
     if let (true, Some((id, end))) = (added, replaces) {
@@ -98,15 +100,40 @@ fn add(
         )?
         .execute((&**id, end.micros()))?;
     }
+    if added {
+        let detail = made.given_out(replaces.map(|(id, _)| &**id));
+        record(operation, stamp, &made.id, &detail, made.created_at)?;
+    }
     Ok(added.then_some(uses))
 }
 
-fn revoke(operation: &mut Operation<'_>, ids: &[Arc<str>], now: Timestamp) -> Result<()> {
+/// Keeps the record of a change in the server's chain.
+fn record(
+    operation: &mut Operation<'_>,
+    stamp: &Stamp,
+    object: &str,
+    detail: &Value,
+    now: Timestamp,
+) -> Result<()> {
+    let detail = to_raw_value(detail).map_err(|_| damaged("a record's detail"))?;
+    let detail = Some(Detail::Object(&detail));
+    operation.audit(stamp, Changed { place: None, object, detail }, now)
+}
+
+fn revoke(
+    operation: &mut Operation<'_>,
+    ids: &[Arc<str>],
+    stamp: &Stamp,
+    now: Timestamp,
+) -> Result<()> {
     let mut update = operation.conn.prepare_cached(
         "UPDATE credential SET revoked_at = ?2 WHERE id = ?1 AND revoked_at IS NULL",
     )?;
     for id in ids {
-        update.execute((&**id, now.micros()))?;
+        if update.execute((&**id, now.micros()))? == 1 {
+            let detail = Some(Detail::Change("revoked"));
+            operation.audit(stamp, Changed { place: None, object: id, detail }, now)?;
+        }
     }
     Ok(())
 }
@@ -184,8 +211,10 @@ impl CredentialStore for Sqlite {
         &self,
         record: CredentialRecord,
         replaces: Option<(Arc<str>, Timestamp)>,
+        stamp: &Stamp,
     ) -> Result<Option<u32>> {
-        self.write(move |operation| add(operation, &record, replaces.as_ref())).await
+        let stamp = stamp.clone();
+        self.write(move |operation| add(operation, &record, replaces.as_ref(), &stamp)).await
     }
 
     async fn credentials(&self) -> Result<Vec<CredentialRecord>> {
@@ -201,14 +230,27 @@ impl CredentialStore for Sqlite {
         .await
     }
 
-    async fn revoke_credentials(&self, ids: &[Arc<str>], now: Timestamp) -> Result<()> {
-        let ids = ids.to_vec();
-        self.write(move |operation| revoke(operation, &ids, now)).await
+    async fn revoke_credentials(
+        &self,
+        ids: &[Arc<str>],
+        stamp: &Stamp,
+        now: Timestamp,
+    ) -> Result<()> {
+        let (ids, stamp) = (ids.to_vec(), stamp.clone());
+        self.write(move |operation| revoke(operation, &ids, &stamp, now)).await
     }
 
-    async fn delete_credential(&self, id: &str) -> Result<bool> {
-        let id = id.to_owned();
-        self.write(move |operation| delete(operation, &id)).await
+    async fn delete_credential(&self, id: &str, stamp: &Stamp, now: Timestamp) -> Result<bool> {
+        let (id, stamp) = (id.to_owned(), stamp.clone());
+        self.write(move |operation| {
+            let deleted = delete(operation, &id)?;
+            if deleted {
+                let detail = Some(Detail::Change("deleted"));
+                operation.audit(&stamp, Changed { place: None, object: &id, detail }, now)?;
+            }
+            Ok(deleted)
+        })
+        .await
     }
 
     async fn use_credential(&self, id: &str, now: Timestamp) -> Result<bool> {
@@ -232,15 +274,18 @@ impl CredentialStore for Sqlite {
         self.read(|conn, _| permission_uses(conn)).await
     }
 
-    async fn recall(&self, recall: &Recall) -> Result<()> {
+    async fn recall(&self, recall: &Recall, stamp: &Stamp) -> Result<()> {
         let Recall { issuer, subject, until } = recall.clone();
+        let stamp = stamp.clone();
         self.write(move |operation| {
             let mut upsert = operation.conn.prepare_cached(
                 "INSERT INTO recall (issuer, subject, until) VALUES (?1, ?2, ?3) \
                  ON CONFLICT (issuer, subject) DO UPDATE SET until = max(until, excluded.until)",
             )?;
             upsert.execute((&issuer, subject.as_deref().unwrap_or(""), until.micros()))?;
-            Ok(())
+            let detail =
+                serde_json::json!({ "change": "recalled", "issuer": issuer, "subject": subject });
+            record(operation, &stamp, subject.as_deref().unwrap_or(&issuer), &detail, until)
         })
         .await
     }

@@ -55,19 +55,27 @@ pub struct Settings {
     pub path: PathBuf,
     /// How long leases last.
     pub terms: LeaseTerms,
+    /// Whether each change is kept with its record of the audit.
+    pub audited: bool,
 }
 
 impl Settings {
     /// The usual terms.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        Self { path, terms: LeaseTerms::default() }
+        Self { path, terms: LeaseTerms::default(), audited: true }
     }
 
     /// Other terms.
     #[must_use]
     pub fn with_terms(self, terms: LeaseTerms) -> Self {
         Self { terms, ..self }
+    }
+
+    /// Without records of the audit.
+    #[must_use]
+    pub fn audited(self, audited: bool) -> Self {
+        Self { audited, ..self }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
     domain::{
         Json, LeaseId, Namespace, StepNo, TaskId, Timestamp,
         advance::{self, Event, Refused},
+        audit::Detail,
         history::{Cause, Change, Stamp},
         ids::NamespaceNo,
         principal::Identity,
@@ -420,9 +421,11 @@ impl Run {
             reason,
             row::changes_text(&self.changes),
         ))?;
-        let detail = row::changes_text(&self.changes);
-        let (object, place) = (self.id().to_string(), self.namespace.as_str().to_owned());
-        let changed = Changed { place: Some(&place), object: &object, detail: Some(&detail) };
+        let changed = Changed {
+            place: Some(self.namespace.as_str()),
+            object: &self.id().to_string(),
+            detail: Some(Detail::Changes(&self.changes)),
+        };
         operation.audit(stamp, changed, now)?;
         self.changes.clear();
         operation.effects.changed.push(self.id());

@@ -11,11 +11,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde_json::{json, value::to_raw_value};
 
 use super::{Sqlite, audit::Changed, error::damaged, row, rule_row, writer::Operation};
 use crate::{
     domain::{
         Scope, Timestamp,
+        audit::Detail,
         history::Stamp,
         namespace::{NameRange, range_of},
         schedule::{Identifier, Job, JobStatus, Nanos, Rule, Run, RunOutcome},
@@ -162,8 +164,8 @@ fn record(
     (id, what): (&Identifier, &str),
     now: Timestamp,
 ) -> Result<()> {
-    let detail = format!("{{\"change\":\"{what}\"}}");
-    let changed = Changed { place: Some(id.segment()), object: id.as_str(), detail: Some(&detail) };
+    let detail = Some(Detail::Change(what));
+    let changed = Changed { place: Some(id.segment()), object: id.as_str(), detail };
     operation.audit(stamp, changed, now)
 }
 
@@ -245,6 +247,7 @@ fn end(operation: &mut Operation<'_>, end: &RunEnd, now: Timestamp) -> Result<()
             ])?;
         if ended == 1 {
             goes_on(operation, end, JobStatus::Triggered)?;
+            run_ended(operation, &end.id, number, end.outcome, now)?;
         }
     } else if goes_on(operation, end, JobStatus::Planned)? {
         let number = next_number(conn, &end.id)?;
@@ -265,8 +268,24 @@ fn end(operation: &mut Operation<'_>, end: &RunEnd, now: Timestamp) -> Result<()
             end.output,
             end.version
         ])?;
+        run_ended(operation, &end.id, number, end.outcome, now)?;
     }
     Ok(())
+}
+
+/// Keeps the record of a run that is over.
+fn run_ended(
+    operation: &mut Operation<'_>,
+    id: &Identifier,
+    run: i64,
+    outcome: RunOutcome,
+    now: Timestamp,
+) -> Result<()> {
+    let detail = json!({ "change": "run ended", "run": run, "outcome": outcome.as_str() });
+    let detail = to_raw_value(&detail).map_err(|_| damaged("a record's detail"))?;
+    let detail = Some(Detail::Object(&detail));
+    let changed = Changed { place: Some(id.segment()), object: id.as_str(), detail };
+    operation.audit(&Stamp::system(), changed, now)
 }
 
 /// What becomes of the job; one that was set anew meanwhile, or that is gone,
@@ -310,6 +329,13 @@ const INTERRUPTED_RUNS: &str =
 
 fn interrupted(operation: &mut Operation<'_>, now: Timestamp) -> Result<usize> {
     let conn = operation.conn;
+    let mut select =
+        conn.prepare_cached("SELECT job, number FROM job_run WHERE ended_at IS NULL")?;
+    let mut rows = select.query([])?;
+    while let Some(found) = rows.next()? {
+        let (id, number) = (identifier(found, 0)?, found.get(1)?);
+        run_ended(operation, &id, number, RunOutcome::Interrupted, now)?;
+    }
     let mut jobs = conn.prepare(&format!("{INTERRUPTED_JOBS} RETURNING segment"))?;
     let mut rows = jobs.query([])?;
     while let Some(found) = rows.next()? {
@@ -532,7 +558,9 @@ impl ScheduleStore for Sqlite {
             let mut delete =
                 operation.conn.prepare_cached("DELETE FROM schedule_rule WHERE id = ?1")?;
             let done = delete.execute([rule.id.as_str()])? == 1;
-            record(operation, &stamp, (&rule.id, "rule removed"), now)?;
+            if done {
+                record(operation, &stamp, (&rule.id, "rule removed"), now)?;
+            }
             Ok(done)
         })
         .await

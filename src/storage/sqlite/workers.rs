@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use rusqlite::{Connection, Row};
 
-use super::{Shared, Sqlite, error::damaged, namespaces::Numbered, row, writer::Operation};
+use super::{
+    Shared, Sqlite, audit::Changed, error::damaged, namespaces::Numbered, row, writer::Operation,
+};
 use crate::{
-    domain::{Area, Namespace, Scope, ids::NamespaceNo},
+    domain::{Area, Namespace, Scope, audit::Detail, history::Stamp, ids::NamespaceNo},
     storage::{HandlerRecord, Listed, Page, Result, WorkerRecord, WorkerStore},
 };
 
@@ -168,8 +170,24 @@ fn handlers(conn: &Connection, within: &[Numbered], page: &Page) -> Result<Liste
 
 #[async_trait]
 impl WorkerStore for Sqlite {
-    async fn register_worker(&self, worker: WorkerRecord) -> Result<WorkerRecord> {
-        self.write(move |operation| register(operation, &worker)).await
+    async fn register_worker(
+        &self,
+        worker: WorkerRecord,
+        stamp: Option<&Stamp>,
+    ) -> Result<WorkerRecord> {
+        let stamp = stamp.cloned();
+        self.write(move |operation| {
+            let kept = register(operation, &worker)?;
+            if let Some(stamp) = &stamp {
+                let area = kept.area.to_string();
+                let place = Some(area.trim_end_matches('.'));
+                let detail = Some(Detail::Change("worker registered"));
+                let changed = Changed { place, object: &kept.name, detail };
+                operation.audit(stamp, changed, worker.last_seen_at)?;
+            }
+            Ok(kept)
+        })
+        .await
     }
 
     async fn workers(

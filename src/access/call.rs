@@ -13,10 +13,10 @@ use std::{
 
 use super::{
     limits::RateState,
-    refusal::{Kind, Reason, Refusal, Unauthenticated},
+    refusal::{Kind, Reason, Refusal, Unauthenticated, reason_name},
 };
 use crate::{
-    audit::{Journal, Lost},
+    audit::{Journal, Lost, Repetition},
     authn::Session,
     authz::{self, Claim, Permit, Root},
     domain::{
@@ -80,6 +80,9 @@ pub trait Global: Guarded {}
 pub trait Authenticated {}
 
 include!(concat!(env!("OUT_DIR"), "/rules.rs"));
+
+/// How much of what a request names is recorded, in bytes.
+const OBJECT_BYTES_MAX: usize = 512;
 
 /// Who calls: made by the gate alone, and carried in the request's extensions.
 #[derive(Clone, Debug)]
@@ -285,13 +288,15 @@ impl Caller {
     /// Records what became of the call. A change that was made has its record
     /// in its own transaction; everything else gets one here.
     pub async fn record(&self, ending: Ending<'_>) -> Result<(), Refusal> {
+        self.origin.was_settled();
         let Some(journal) = &self.journal else { return Ok(()) };
         let Ending { outcome, reason, object } = ending;
-        if outcome == Outcome::Allowed && self.origin.is_recorded() {
+        let done = outcome == Outcome::Allowed;
+        if done && (self.origin.is_recorded() || !journal.takes_reads()) {
             return Ok(());
         }
         let now = self.clock.now();
-        let object = Some(object).filter(|object| !object.is_empty());
+        let object = bounded(object);
         let record = Record { outcome, reason, object, ..Record::of(&self.origin, now) };
         let chain = match (outcome, self.origin.place()) {
             (Outcome::Allowed | Outcome::Failed, Some(place)) => place.into(),
@@ -303,6 +308,55 @@ impl Caller {
                 "The audit cannot be written now, so the call cannot be answered; try again";
             Refusal::new(Kind::Unavailable, Reason::StorageUnavailable, message)
         })
+    }
+
+    /// The same caller by another call of its connection.
+    pub(in crate::access) fn asking(&self, origin: Arc<Origin>) -> Self {
+        Self { origin, ..self.clone() }
+    }
+
+    /// Records that the call was refused before it came to its use case.
+    pub(in crate::access) async fn refused(&self, refusal: &Refusal) {
+        let outcome = match refusal.kind {
+            Kind::Unauthenticated | Kind::Forbidden | Kind::NotFound => Outcome::Denied,
+            Kind::TooMany => return self.turned_away(reason_name(refusal.reason)),
+            Kind::UnknownMethod
+            | Kind::Invalid
+            | Kind::Conflict
+            | Kind::Precondition
+            | Kind::Unavailable
+            | Kind::Deadline
+            | Kind::Internal => Outcome::Failed,
+        };
+        let reason = Some(reason_name(refusal.reason));
+        // What was refused stays so, recorded or not.
+        let _ = self.record(Ending { outcome, reason, object: "" }).await;
+    }
+
+    /// Records that a stream was cut off, which had been let in.
+    pub async fn cut_off(&self, refusal: &Refusal) {
+        self.refused(refusal).await;
+    }
+
+    /// Records a refusal of a kind that one caller can have many of: by their
+    /// number.
+    pub fn turned_away(&self, reason: &str) {
+        self.origin.was_settled();
+        let Some(journal) = &self.journal else { return };
+        let (reason, now) = (reason.into(), self.clock.now());
+        let (origin, rpc) = (Some(Arc::clone(&self.origin)), Arc::clone(&self.origin.rpc));
+        let one = Repetition { reason, fault: "", rpc, peer: self.origin.peer, origin };
+        journal.repeated(one, now);
+    }
+
+    /// Records a call that no handler of ours has answered. One that failed:
+    /// its message could not be read, it took too long, or there was no room
+    /// for it.
+    pub async fn unanswered(&self, reason: Option<&str>) {
+        let outcome = if reason.is_some() { Outcome::Failed } else { Outcome::Allowed };
+        let ending = Ending { outcome, reason, object: "" };
+        // It has failed already.
+        let _ = self.record(ending).await;
     }
 
     /// Notes what was allowed; a refused call exercises nothing.
@@ -347,6 +401,13 @@ impl Caller {
         }
         Ok(())
     }
+}
+
+/// What a request names is its caller's text: some of it will do.
+fn bounded(object: &str) -> Option<&str> {
+    let end =
+        (0..=object.len().min(OBJECT_BYTES_MAX)).rev().find(|at| object.is_char_boundary(*at));
+    end.and_then(|end| object.get(..end)).filter(|object| !object.is_empty())
 }
 
 fn identifier(text: &str) -> Result<Identifier, Refusal> {

@@ -4,28 +4,33 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
+use serde_json::{json, value::to_raw_value};
+
 use super::{
     call::Caller,
     counters::{Counters, Limited, Outcome},
     limits::{Limits, RateState},
-    refusal::{Kind, Reason, Refusal, Unauthenticated},
+    refusal::{Kind, Reason, Refusal, Unauthenticated, reason_name},
     table::{MethodRule, Mode, Rule},
     throttle::Throttle,
 };
 use crate::{
-    audit::Journal,
-    authn::{Accepted, Authenticator, Evidence, Fault, Issue, Rejected},
+    audit::{Journal, Repetition},
+    authn::{Accepted, Authenticator, Evidence, Fault, Issue, Rejected, Session},
     authz::Standing,
     config::Rates,
     domain::{
         Clock, Permission, Principal, RequestId, Scope, Timestamp,
-        audit::Origin,
+        audit::{Detail, Origin, Record, SERVER_CHAIN},
         principal::{GrantRef, Source},
     },
-    storage::Store,
+    storage::{AuditDraft, Store},
 };
 
 pub mod line;
+
+/// What the record of a credential that is in use is called.
+const CREDENTIAL: &str = "credential";
 
 /// Lets calls through, or refuses them.
 #[derive(Clone)]
@@ -56,6 +61,13 @@ struct Call<'a> {
 
 /// A caller, none at a public RPC, and the credential whose uses are counted.
 type Admitted = Option<(Caller, Option<Arc<Issue>>)>;
+
+/// Who is turned away, and why; no caller is somebody unknown.
+#[derive(Debug)]
+struct Turned {
+    refusal: Refusal,
+    caller: Option<Caller>,
+}
 
 /// Why a known caller is turned away.
 #[derive(Clone, Copy)]
@@ -101,11 +113,22 @@ impl Gate {
         evidence: Evidence<'_>,
         request: RequestId,
     ) -> Result<Option<Caller>, Refusal> {
-        let Some((caller, counted)) = self.admit(method, evidence, request)? else {
-            return Ok(None);
+        let (caller, counted) = match self.admit(method, evidence, request) {
+            Ok(Some(admitted)) => admitted,
+            Ok(None) => return Ok(None),
+            Err(turned) => {
+                let Turned { refusal, caller } = *turned;
+                if let Some(caller) = caller {
+                    caller.refused(&refusal).await;
+                }
+                return Err(refusal);
+            }
         };
-        if let Some(issue) = counted {
-            self.0.count(&issue, request).await?;
+        if let Some(issue) = counted
+            && let Err(refusal) = self.0.count(&issue, request).await
+        {
+            caller.refused(&refusal).await;
+            return Err(refusal);
         }
         Ok(Some(caller))
     }
@@ -116,39 +139,43 @@ impl Gate {
         method: &MethodRule,
         evidence: Evidence<'_>,
         request: RequestId,
-    ) -> Result<Admitted, Refusal> {
+    ) -> Result<Admitted, Box<Turned>> {
         if let Rule::Public(_) = method.rule {
             return Ok(None);
         }
         let (peer, headers) = (evidence.peer, evidence.headers);
         let call = Call { rpc: &method.full_name, request, peer, now: self.0.clock.now() };
-        let accepted = self
-            .0
-            .authenticator
-            .authenticate(evidence, call.now)
-            .map_err(|rejected| self.0.reject(call, &rejected))?;
+        let stranger = |rejected: Rejected| {
+            Box::new(Turned { refusal: self.0.reject(call, &rejected), caller: None })
+        };
+        let accepted = self.0.authenticator.authenticate(evidence, call.now).map_err(stranger)?;
         if self.0.is_shut(method, &accepted.session.principal) {
-            return Err(self.0.reject(call, &self.0.authenticator.line_missing(headers)));
+            return Err(stranger(self.0.authenticator.line_missing(headers)));
         }
         self.0.accept(call, &accepted);
 
         let session = accepted.session;
-        decide(method, &session.principal)
-            .map_err(|denial| self.0.deny(call, &session.principal, denial))
-            .map_err(|refusal| self.0.with_rate(refusal, method, call, &session.principal))?;
-        let rate = self.0.take(method, call, &session.principal)?;
         let permission = match method.rule {
             Rule::Permission { permission, .. } => Some(permission),
             Rule::Public(_) | Rule::Authenticated(_) | Rule::Root | Rule::Node => None,
         };
+        let principal = Arc::clone(&session.principal);
         let origin = Origin {
             permission,
             peer,
-            ..Origin::new(Arc::clone(&session.principal), Arc::clone(&method.full_name), request)
+            fingerprint: self.0.fingerprint(&session),
+            ..Origin::new(Arc::clone(&principal), Arc::clone(&method.full_name), request)
         };
-        let caller = Caller::new(session, Arc::new(origin), Arc::clone(&self.0.clock));
-        let caller = caller.with_rate(rate).with_journal(self.0.journal.clone());
-        Ok(Some((caller, accepted.counted)))
+        let caller = Caller::new(session, Arc::new(origin), Arc::clone(&self.0.clock))
+            .with_journal(self.0.journal.clone());
+        let decided = decide(method, &principal)
+            .map_err(|denial| self.0.deny(call, &principal, denial))
+            .map_err(|refusal| self.0.with_rate(refusal, method, call, &principal))
+            .and_then(|()| self.0.take(method, call, &principal));
+        match decided {
+            Ok(rate) => Ok(Some((caller.with_rate(rate), accepted.counted))),
+            Err(refusal) => Err(Box::new(Turned { refusal, caller: Some(caller) })),
+        }
     }
 
     /// Takes back every credential that was accepted so far; their streams
@@ -205,6 +232,7 @@ impl Inner {
         self.counters.authenticated(*method, Outcome::Success);
         let (subject, method) = (&*identity.subject, method.as_str());
         if accepted.fresh {
+            self.note_credential(call, &accepted.session);
             tracing::info!(
                 subject,
                 method,
@@ -229,6 +257,28 @@ impl Inner {
                 "the token names unknown permissions; they count for nothing"
             );
         }
+    }
+
+    /// What the audit calls a credential by.
+    fn fingerprint(&self, session: &Session) -> Option<Arc<str>> {
+        let journal = self.journal.as_ref()?;
+        session.fingerprint(|digest| journal.fingerprint(digest))
+    }
+
+    /// Records that a credential is in use, and what a JWT claims by which it
+    /// is judged: once a minute, as it is logged.
+    fn note_credential(&self, call: Call<'_>, session: &Session) {
+        let Some(journal) = &self.journal else { return };
+        let detail = session.evidence.as_ref().map(|claims| json!({ "claims": claims }));
+        let detail = detail.and_then(|detail| to_raw_value(&detail).ok());
+        let origin = Origin {
+            peer: call.peer,
+            fingerprint: self.fingerprint(session),
+            ..Origin::new(Arc::clone(&session.principal), CREDENTIAL.into(), call.request)
+        };
+        let detail = detail.as_deref().map(Detail::Object);
+        let record = Record { detail, ..Record::of(&origin, call.now) };
+        journal.push(AuditDraft { chain: SERVER_CHAIN.into(), body: record.to_json().into() });
     }
 
     /// One use of a credential that has a limit; it counts once it is on disk.
@@ -257,6 +307,16 @@ impl Inner {
     fn reject(&self, call: Call<'_>, rejected: &Rejected) -> Refusal {
         let Rejected { why, method, fault } = rejected;
         let reason = fault.label();
+        if let Some(journal) = &self.journal {
+            let one = Repetition {
+                reason: reason_name(why.reason()).into(),
+                fault: reason,
+                rpc: call.rpc.into(),
+                peer: call.peer,
+                origin: None,
+            };
+            journal.repeated(one, call.now);
+        }
         // No detail: it is logged here, where a flood is cut.
         let refusal = Refusal::unauthenticated(*why);
         if *why == Unauthenticated::Missing {

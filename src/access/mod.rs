@@ -18,5 +18,5 @@ pub use call::{
 };
 pub use gate::{Gate, line};
 pub use limits::RateState;
-pub use refusal::{Kind, Reason, Refusal, Unauthenticated};
+pub use refusal::{Kind, Reason, Refusal, Unauthenticated, reason_name};
 pub use table::{MethodRule, Rule, Table};

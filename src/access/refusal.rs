@@ -7,6 +7,13 @@ use super::limits::RateState;
 use crate::domain::Permission;
 pub use crate::{authn::Unauthenticated, pb::v1::Reason};
 
+/// A reason as it is shown and recorded.
+#[must_use]
+pub fn reason_name(reason: Reason) -> &'static str {
+    let name = reason.as_str_name();
+    name.strip_prefix("REASON_").unwrap_or(name)
+}
+
 /// The kinds of refusal, by what a caller can do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -2,10 +2,12 @@
 //! The private half signs checkpoints and exports; the public one is for
 //! whoever verifies them.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use aws_lc_rs::{
     digest::{SHA256, digest},
+    encoding::{AsBigEndian as _, Curve25519SeedBin},
+    hkdf, hmac,
     signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -18,6 +20,8 @@ use super::chain::hex;
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 const BEGIN: &str = "-----BEGIN PUBLIC KEY-----";
 const END: &str = "-----END PUBLIC KEY-----";
+/// What the key of fingerprints is derived for.
+const FINGERPRINTS: &[u8] = b"bailiwick audit fingerprints 1";
 /// How many bytes of its hash name a key.
 const ID_BYTES: usize = 8;
 
@@ -64,6 +68,20 @@ impl AuditKey {
         Ok(Self { pair, public })
     }
 
+    /// What makes fingerprints of credentials: a key of its own, which follows
+    /// from this one and from which this one does not follow.
+    pub fn fingerprints(&self) -> Result<Fingerprints, KeyError> {
+        let seed = self.pair.seed().map_err(|_| KeyError::Private)?;
+        let seed: Curve25519SeedBin<'_> = seed.as_be_bytes().map_err(|_| KeyError::Private)?;
+        let mut bytes = Zeroizing::new([0; 32]);
+        hkdf::Salt::new(hkdf::HKDF_SHA256, &[])
+            .extract(seed.as_ref())
+            .expand(&[FINGERPRINTS], hkdf::HKDF_SHA256)
+            .and_then(|made| made.fill(bytes.as_mut_slice()))
+            .map_err(|_| KeyError::Private)?;
+        Ok(Fingerprints(hmac::Key::new(hmac::HMAC_SHA256, bytes.as_slice())))
+    }
+
     /// The public half.
     #[must_use]
     pub fn public(&self) -> &PublicKey {
@@ -80,6 +98,25 @@ impl AuditKey {
 impl fmt::Debug for AuditKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "AuditKey({})", self.public.id)
+    }
+}
+
+/// Makes fingerprints of credentials: who has the records cannot try which
+/// credential has which.
+pub struct Fingerprints(hmac::Key);
+
+impl Fingerprints {
+    /// The fingerprint of a credential with this digest: 16 hex digits.
+    #[must_use]
+    pub fn of(&self, digest: &[u8; 32]) -> Arc<str> {
+        let tag = hmac::sign(&self.0, digest);
+        hex(tag.as_ref().get(..ID_BYTES).unwrap_or_default()).into()
+    }
+}
+
+impl fmt::Debug for Fingerprints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fingerprints")
     }
 }
 
@@ -147,6 +184,15 @@ mod tests {
         assert!(!other.public().verifies(b"tag\n", "text", &signature));
         assert!(!key.public().verifies(b"tag\n", "text", signature.trim_end_matches('=')));
         assert_ne!(key.public().id(), other.public().id());
+    }
+
+    #[test]
+    fn se_44_a_fingerprint_follows_from_key_and_credential() {
+        let of = |seed: u8| AuditKey::from_seed(&[seed; 32]).unwrap().fingerprints().unwrap();
+        let one = of(7).of(&[1; 32]);
+        assert_eq!((one.len(), &one), (16, &of(7).of(&[1; 32])));
+        assert_ne!(one, of(7).of(&[2; 32]));
+        assert_ne!(one, of(8).of(&[1; 32]));
     }
 
     #[test]

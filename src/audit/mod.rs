@@ -7,6 +7,13 @@
 pub mod chain;
 mod journal;
 pub mod key;
+mod repeated;
 pub mod seal;
+mod sealed;
+mod sealer;
 
-pub use self::journal::{Inbox, Journal, Lost, run};
+pub use self::{
+    journal::{Inbox, Journal, Lost, Options, run},
+    repeated::Repetition,
+    sealer::{Sealer, Unsealed},
+};

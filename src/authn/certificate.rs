@@ -36,6 +36,7 @@ struct Shown {
     /// What the authorities may name that its chain ends in.
     trust_domains: Vec<Arc<str>>,
     credential_id: Arc<str>,
+    digest: [u8; 32],
     /// Whether it was accepted on this connection before.
     known: AtomicBool,
 }
@@ -52,10 +53,12 @@ impl ClientCertificate {
     /// ends in authorities that may name these trust domains.
     #[must_use]
     pub fn new(der: &[u8], trust_domains: Vec<Arc<str>>) -> Self {
+        let digest: [u8; 32] = Sha256::digest(der).into();
         Self(Arc::new(Shown {
             name: named(der).map_err(Fault::Certificate),
             trust_domains,
-            credential_id: secret::id_of_stranger(&Sha256::digest(der).into()),
+            credential_id: secret::id_of_stranger(&digest),
+            digest,
             known: AtomicBool::new(false),
         }))
     }
@@ -142,7 +145,9 @@ impl Mapping {
             issued_at: None,
         };
         Ok(Accepted {
-            session: Arc::new(Session::new(Arc::new(principal), revoked.child_token())),
+            session: Arc::new(
+                Session::new(Arc::new(principal), revoked.child_token()).with_digest(&shown.digest),
+            ),
             fresh: !shown.known.swap(true, Ordering::Relaxed),
             unknown_permissions: Vec::new(),
             counted: None,

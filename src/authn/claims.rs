@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
 
 use super::Fault;
 use crate::{
@@ -38,6 +41,52 @@ impl Claims {
             issued_at: self.issued_at,
         }
     }
+}
+
+/// The claims by which rights can be given: those that say who a token is for
+/// and what it may, never what else is known of a person.
+const EVIDENCE: &[&str] = &[
+    "iss",
+    "sub",
+    "aud",
+    "azp",
+    "client_id",
+    "iat",
+    "exp",
+    "scope",
+    "scp",
+    "roles",
+    "role",
+    "groups",
+    "permissions",
+    "namespaces",
+    "worker_namespaces",
+    "entitlements",
+    "realm_access",
+    "resource_access",
+    "repository",
+    "ref",
+    "environment",
+    "kubernetes.io",
+];
+/// The most that the audit keeps of a token's claims, in bytes.
+const EVIDENCE_BYTES_MAX: usize = 4096;
+
+/// What the audit keeps of a token's claims, so that what was allowed can be
+/// looked at again under other rules; nothing of a token that says too much.
+pub(super) fn evidence(claims: &Map<String, Value>, read: &[&str]) -> Option<Box<RawValue>> {
+    let is_read = |name: &str| {
+        read.iter().any(|path| {
+            path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    };
+    let kept: Map<String, Value> = claims
+        .iter()
+        .filter(|(name, _)| EVIDENCE.contains(&name.as_str()) || is_read(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let text = to_raw_value(&kept).ok()?;
+    (text.get().len() <= EVIDENCE_BYTES_MAX).then_some(text)
 }
 
 /// The scope that a rule gives; nothing when the token is not as the rule

@@ -450,6 +450,7 @@ impl Issued {
         let session = Session {
             usage: Some(Arc::clone(&usage)),
             ..Session::new(Arc::new(principal), self.revoked.child_token())
+                .with_digest(&record.digest)
         };
         if record.revoked_at.is_some() {
             session.revoked.cancel();

@@ -7,13 +7,13 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Unauthenticated,
-    claims::{Claims, applies, names, strings},
+    claims::{Claims, applies, evidence, names, strings},
     json,
     jwks::Ring,
     pem::PublicKey,
@@ -261,6 +261,8 @@ pub(super) struct Issuer {
 /// A token that is good.
 pub(super) struct Good {
     pub(super) claims: Claims,
+    /// What the audit keeps of what it says.
+    pub(super) evidence: Option<Box<RawValue>>,
     /// Cancelled when the key counts no more.
     pub(super) revoked: CancellationToken,
 }
@@ -298,7 +300,9 @@ impl Verifier {
         }
         let claims = issuer.policy.check(&token.claims, now, &mut faults);
         match (faults.into_iter().next(), claims) {
-            (None, Some(claims)) => Ok(Good { claims, revoked }),
+            (None, Some(claims)) => {
+                Ok(Good { claims, revoked, evidence: issuer.policy.evidence(&token.claims) })
+            }
             (Some(fault), _) => Err(fault),
             (None, None) => Err(Fault::Malformed("claims")),
         }
@@ -453,6 +457,13 @@ impl Policy {
             faults.push(Fault::NotYetValid);
         }
         not_after
+    }
+
+    /// What the audit keeps of the claims, with those that the rules read.
+    fn evidence(&self, claims: &Map<String, Value>) -> Option<Box<RawValue>> {
+        let rules = self.rules.iter().flat_map(|rule| &rule.claims);
+        let read = rules.map(|(name, _)| name.as_str()).chain([self.permissions_claim.as_str()]);
+        evidence(claims, &read.collect::<Vec<_>>())
     }
 
     /// The earliest moment at which the token can have been issued.

@@ -64,7 +64,8 @@ impl LineTokens {
                 issued_at: None,
             });
             by_name.insert(Arc::clone(&token.name), Arc::clone(&principal));
-            let session = Arc::new(Session::new(principal, revoked.child_token()));
+            let session = Session::new(principal, revoked.child_token());
+            let session = Arc::new(session.with_digest(&token.digest));
             let holder = Holder { session, logged_at: AtomicI64::new(i64::MIN) };
             by_digest.insert(Digest::from(&token.digest), holder);
         }

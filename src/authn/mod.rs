@@ -26,7 +26,7 @@ use std::{
     fmt,
     net::IpAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicI64, Ordering},
     },
     time::Instant,
@@ -34,6 +34,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName};
 use metrics::Histogram;
+use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -115,13 +116,39 @@ pub struct Session {
     recall: Option<(Arc<Recalls>, Option<Timestamp>)>,
     /// For a credential that the server gave out: where its uses are noted.
     usage: Option<Arc<Usage>>,
+    /// The digest of the credential; none where there is no credential.
+    digest: Option<[u8; 32]>,
+    /// What the audit calls the credential by, once it was asked for.
+    fingerprint: OnceLock<Arc<str>>,
+    /// For a JWT: what of its claims the audit keeps.
+    pub evidence: Option<Box<RawValue>>,
 }
 
 impl Session {
     /// Of a credential that ends with this token.
     #[must_use]
     pub fn new(principal: Arc<Principal>, revoked: CancellationToken) -> Self {
-        Self { principal, revoked, recall: None, usage: None }
+        Self {
+            principal,
+            revoked,
+            recall: None,
+            usage: None,
+            digest: None,
+            fingerprint: OnceLock::new(),
+            evidence: None,
+        }
+    }
+
+    /// Of a credential with this digest.
+    #[must_use]
+    pub fn with_digest(self, digest: &[u8; 32]) -> Self {
+        Self { digest: Some(*digest), ..self }
+    }
+
+    /// What the audit calls the credential by; made once.
+    pub fn fingerprint(&self, make: impl FnOnce(&[u8; 32]) -> Arc<str>) -> Option<Arc<str>> {
+        let digest = self.digest.as_ref()?;
+        Some(Arc::clone(self.fingerprint.get_or_init(|| make(digest))))
     }
 
     /// Notes that a permission was exercised.
@@ -442,7 +469,9 @@ impl KeyHolder {
             issued_at: None,
         };
         Self {
-            session: Arc::new(Session::new(Arc::new(principal), revoked.child_token())),
+            session: Arc::new(
+                Session::new(Arc::new(principal), revoked.child_token()).with_digest(&key.digest),
+            ),
             rate: key.rate,
             logged_at: AtomicI64::new(i64::MIN),
         }
@@ -512,7 +541,7 @@ impl JwtHolders {
         let good = self.verifier.verify(token, now);
         let timer = if good.is_ok() { &self.succeeded } else { &self.failed };
         timer.record(started.elapsed());
-        let Good { claims, revoked } = good.map_err(|fault| self.without_names(fault))?;
+        let Good { claims, revoked, evidence } = good.map_err(|fault| self.without_names(fault))?;
         let unknown_permissions =
             if self.log_unknown { claims.unknown_permissions.clone() } else { Vec::new() };
         let issued_at = claims.issued_at;
@@ -520,7 +549,8 @@ impl JwtHolders {
         let not_after = principal.not_after;
         let session = Arc::new(Session {
             recall: Some((Arc::clone(recalls), issued_at)),
-            ..Session::new(Arc::new(principal), revoked.child_token())
+            evidence,
+            ..Session::new(Arc::new(principal), revoked.child_token()).with_digest(digest)
         });
         let (session, fresh) =
             self.cache.insert(digest, Verified::new(session, now, not_after), now);

@@ -3,6 +3,7 @@
 //! Not here: reading a public key's contents (`authn`), listening, and the
 //! settings of clients (`cli`).
 
+mod audit;
 mod auth;
 pub mod auth_file;
 mod controller;
@@ -24,6 +25,7 @@ use std::{
     time::Duration,
 };
 
+pub use audit::Audit;
 pub use auth::{Algorithm, ApiKey, Auth, Credentials, DOCUMENTED_KEYS, Mode, TokenStore};
 pub use auth_file::LineToken;
 pub use controller::{Controller, RULE_ID_PREFIX};
@@ -120,6 +122,8 @@ pub struct Settings {
     pub scheduler: Scheduler,
     /// `[telemetry]`.
     pub telemetry: Telemetry,
+    /// `[audit]`.
+    pub audit: Audit,
     /// What is allowed and yet worth a line in the log at start.
     pub warnings: Vec<String>,
 }
@@ -244,6 +248,7 @@ impl Settings {
             limits: limits(&raw.limits, &base)?,
             scheduler: scheduler::scheduler(raw.scheduler, &mut warnings)?,
             telemetry: telemetry(raw.telemetry)?,
+            audit: audit::audit(raw.audit, &base)?,
             warnings,
         })
     }

@@ -16,6 +16,7 @@ pub(super) struct Raw {
     pub(super) limits: Limits,
     pub(super) scheduler: Scheduler,
     pub(super) telemetry: Telemetry,
+    pub(super) audit: Audit,
 }
 
 #[derive(Deserialize)]
@@ -337,6 +338,21 @@ impl Default for Telemetry {
             otlp_endpoint: None,
             service_name: "bailiwick".to_owned(),
         }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+pub(super) struct Audit {
+    pub(super) enabled: bool,
+    pub(super) key_file: Option<String>,
+    pub(super) fail_closed: bool,
+    pub(super) record_reads: bool,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { enabled: true, key_file: None, fail_closed: false, record_reads: true }
     }
 }
 

@@ -19,6 +19,7 @@ pub(super) fn redacted(settings: &Settings) -> Value {
         limits,
         scheduler,
         telemetry,
+        audit,
         warnings: _,
     } = settings;
     let mut shown = json!({
@@ -58,6 +59,11 @@ pub(super) fn redacted(settings: &Settings) -> Value {
             "log_level": telemetry.log_level,
             "otlp_configured": telemetry.otlp_endpoint.is_some(),
             "service_name": telemetry.service_name,
+        },
+        "audit": {
+            "enabled": audit.enabled,
+            "fail_closed": audit.fail_closed,
+            "record_reads": audit.record_reads,
         },
     });
     if let Some(shown) = shown.pointer_mut("/limits").and_then(Value::as_object_mut) {

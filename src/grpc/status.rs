@@ -9,6 +9,7 @@ use std::{collections::HashMap, fmt::Write as _, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+pub use crate::access::reason_name;
 use crate::{
     access::{Kind, Reason, Refusal},
     admin,
@@ -388,13 +389,6 @@ pub const fn code(kind: Kind) -> Code {
         Kind::Deadline => Code::DeadlineExceeded,
         Kind::Internal => Code::Internal,
     }
-}
-
-/// The reason as it is sent: the enum's name without its prefix.
-#[must_use]
-pub fn reason_name(reason: Reason) -> &'static str {
-    let name = reason.as_str_name();
-    name.strip_prefix("REASON_").unwrap_or(name)
 }
 
 fn violation(finding: Finding) -> (String, String) {

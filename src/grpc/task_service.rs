@@ -6,7 +6,7 @@ use futures::{Stream, StreamExt as _, stream};
 use tonic::{Request, Response, Status};
 
 use super::{
-    call::{answer, open, traceparent},
+    call::{answer, open, recorded, traceparent},
     convert,
     status::Error,
 };
@@ -110,8 +110,9 @@ impl task_service_server::TaskService for TaskService {
         request: Request<pb::WatchTaskRequest>,
     ) -> Result<Response<Watch>, Status> {
         let (caller, request) = open(request)?;
-        let id = caller.request();
-        self.watch(caller, request).await.map(Response::new).map_err(|error| error.status(Some(id)))
+        let (call, object) = (caller.clone(), request.task_uuid.clone());
+        let opened = self.watch(caller, request).await;
+        recorded(&call, &object, opened).await.map(Response::new)
     }
 }
 
@@ -143,7 +144,11 @@ fn until_ended<M: Send + 'static>(
     messages: impl Stream<Item = Result<M, Status>> + Send + 'static,
 ) -> Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>> {
     let id = caller.request();
-    let ended = Box::pin(async move { caller.ended().await });
+    let ended = Box::pin(async move {
+        let refusal = caller.ended().await;
+        caller.cut_off(&refusal).await;
+        refusal
+    });
     let state = Some((ended, Box::pin(messages)));
     Box::pin(stream::unfold(state, move |state| async move {
         let (mut ended, mut messages) = state?;

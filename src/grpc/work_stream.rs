@@ -23,7 +23,7 @@ use super::{
     status::{self, Error},
 };
 use crate::{
-    access::{Caller, Refusal},
+    access::{Caller, Refusal, reason_name},
     authz::Claim,
     domain::{LeaseId, permission::right::WorkLease},
     engine::{self, CREDIT_MAX, Engine, Offer, Session, work},
@@ -147,7 +147,10 @@ impl Worker {
         let caller = self.caller.clone();
         tokio::select! {
             biased;
-            refusal = caller.ended() => Err(refusal.into()),
+            refusal = caller.ended() => {
+                caller.cut_off(&refusal).await;
+                Err(refusal.into())
+            }
             done = self.exchange(inbound, output) => done,
         }
     }
@@ -223,7 +226,9 @@ impl Worker {
 
     /// Takes a message in, by what the caller may at this moment (SE-18).
     fn take(&mut self, message: pb::StreamWorkRequest) -> Result<(), Error> {
-        let claim = self.claim()?;
+        let claim = self
+            .claim()
+            .inspect_err(|refusal| self.caller.turned_away(reason_name(refusal.reason)))?;
         let engine = Arc::clone(&self.engine);
         match message.message {
             Some(Up::Open(_)) => {
@@ -241,7 +246,7 @@ impl Worker {
                 self.reports.push(Box::pin(heartbeat(engine, claim, beat.lease_ids)));
             }
             Some(Up::Complete(complete)) => {
-                let request = self.caller.request();
+                let (caller, request) = (self.caller.clone(), self.caller.request());
                 self.reports.push(Box::pin(async move {
                     let pb::CompleteStepRequest { lease_id, result } = complete;
                     let taken = async {
@@ -249,11 +254,12 @@ impl Worker {
                         work::complete(&engine, &claim, lease, &result).await
                     };
                     let taken = taken.await;
-                    Ok(Answer::Result(convert::work_result(lease_id, taken, request)))
+                    let result = convert::work_result(lease_id, taken, request);
+                    Ok(answer(&caller, result))
                 }));
             }
             Some(Up::Fail(mut fail)) => {
-                let request = self.caller.request();
+                let (caller, request) = (self.caller.clone(), self.caller.request());
                 self.reports.push(Box::pin(async move {
                     let lease_id = std::mem::take(&mut fail.lease_id);
                     let taken = async {
@@ -261,7 +267,8 @@ impl Worker {
                         work::fail(&engine, &claim, lease, fail.into()).await
                     };
                     let taken = taken.await;
-                    Ok(Answer::Result(convert::work_result(lease_id, taken, request)))
+                    let result = convert::work_result(lease_id, taken, request);
+                    Ok(answer(&caller, result))
                 }));
             }
             None => return Err(status::protocol("a message says nothing that this server knows")),
@@ -272,6 +279,15 @@ impl Worker {
     fn claim(&self) -> Result<Claim<WorkLease>, Refusal> {
         self.caller.area(&self.opening).map(|(_, claim)| claim)
     }
+}
+
+/// The answer to a result. One that was taken has its record with the change;
+/// one that was refused gets its own.
+fn answer(caller: &Caller, result: pb::WorkResult) -> Answer {
+    if let Some(refusal) = &result.refusal {
+        caller.turned_away(&refusal.reason);
+    }
+    Answer::Result(result)
 }
 
 /// Extends leases. One that cannot be a lease is answered as one that is lost.

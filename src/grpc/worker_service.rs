@@ -6,7 +6,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    call::{answer, open},
+    call::{answer, open, recorded},
     convert,
     work_stream::{self, Messages},
 };
@@ -66,11 +66,9 @@ impl worker_service_server::WorkerService for WorkerService {
         request: Request<Streaming<pb::StreamWorkRequest>>,
     ) -> Result<Response<Messages>, Status> {
         let (caller, inbound) = open(request)?;
-        let id = caller.request();
-        work_stream::open(&self.engine, &self.streams, caller, inbound)
-            .await
-            .map(Response::new)
-            .map_err(|error| error.status(Some(id)))
+        let call = caller.clone();
+        let opened = work_stream::open(&self.engine, &self.streams, caller, inbound).await;
+        recorded(&call, "", opened).await.map(Response::new)
     }
 
     async fn lease_steps(

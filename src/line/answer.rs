@@ -12,11 +12,16 @@ use super::{
     reply::{self, Failure},
 };
 use crate::{
-    access::line::{
-        Get, History, ListRules, Query, Remove, RemoveRule, Resume, RuleSet, Session, Set, Stat,
+    access::{
+        Ending,
+        line::{
+            Asked, Get, History, ListRules, Query, Remove, RemoveRule, Resume, RuleSet, Session,
+            Set, Stat,
+        },
     },
     domain::{
         Scope,
+        audit::Outcome,
         schedule::{JobStatus, Runner},
         task::RetryPolicy,
     },
@@ -27,8 +32,29 @@ use crate::{
     },
 };
 
+/// A flood of these has one record a minute.
+const RATE_LIMITED: &str = "rate_limited";
 /// How many lines are asked of the store at once.
 const PAGE: u32 = 500;
+
+/// Records how an instruction ended, which is not answered when that must be
+/// and cannot.
+pub(super) async fn record(
+    session: &Session,
+    asked: Option<Asked>,
+    object: &str,
+    failure: Option<&Failure>,
+) -> Result<(), Closed> {
+    let ending = match failure.map(Failure::verdict) {
+        None => Ending { outcome: Outcome::Allowed, reason: None, object },
+        Some((_, word @ RATE_LIMITED)) => {
+            session.turned_away(asked, word);
+            return Ok(());
+        }
+        Some((outcome, word)) => Ending { outcome, reason: Some(word), object },
+    };
+    session.ended(asked, ending).await.map_err(|_| Closed)
+}
 
 /// A change of a job, for the batch.
 pub(super) fn change<'a>(
@@ -87,6 +113,7 @@ pub(super) async fn now<W: AsyncWrite + Unpin>(
     instruction: Instruction<'_>,
     out: &mut Out<'_, W>,
 ) -> Result<(), Closed> {
+    let object = instruction.object().to_owned();
     let done = match instruction {
         Instruction::Get(job) => get(service, session, id, &job, out).await,
         Instruction::Resume(job) => resume(service, session, id, &job, out).await,
@@ -109,10 +136,10 @@ pub(super) async fn now<W: AsyncWrite + Unpin>(
             Err(Failure::Word("internal"))
         }
     };
-    if let Err(failure) = done {
-        reply::failed(&mut out.bytes, id, &failure);
+    if let Err(failure) = &done {
+        reply::failed(&mut out.bytes, id, failure);
     }
-    Ok(())
+    record(session, session.take_asked(), &object, done.as_ref().err()).await
 }
 
 async fn get<W>(

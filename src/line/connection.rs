@@ -215,7 +215,7 @@ async fn answer_all<S>(
 where
     S: AsyncWrite + Unpin,
 {
-    let mut batch = Batch::default();
+    let mut batch = Batch::new(session);
     let mut ended = last;
     for line in lines.split_inclusive(|byte| *byte == b'\n') {
         if foreign(line) {
@@ -231,23 +231,26 @@ where
             Line::Malformed => batch.said(reply::MALFORMED),
             Line::Auth(_) if service.gate.line_is_open() => batch.said(reply::OK),
             Line::Auth(_) => batch.said(reply::ERROR),
-            Line::Wrong(id, wrong) => batch.failed(id, wrong.into()),
-            Line::Instructed(id, instruction) => match answer::change(session, instruction) {
-                Ok(Ok(change)) => batch.change(id, change),
-                Ok(Err(failure)) => batch.failed(id, failure),
-                Err(instruction) => {
-                    batch.flush(service, &mut out.bytes).await;
-                    answer::now(service, session, id, instruction, out).await?;
-                    out.relieve().await?;
+            Line::Wrong(id, wrong) => batch.failed(id, String::new(), wrong.into()),
+            Line::Instructed(id, instruction) => {
+                let object = instruction.object().to_owned();
+                match answer::change(session, instruction) {
+                    Ok(Ok(change)) => batch.change(id, object, change),
+                    Ok(Err(failure)) => batch.failed(id, object, failure),
+                    Err(instruction) => {
+                        batch.flush(service, &mut out.bytes).await?;
+                        answer::now(service, session, id, instruction, out).await?;
+                        out.relieve().await?;
+                    }
                 }
-            },
+            }
         }
         if batch.is_full() {
-            batch.flush(service, &mut out.bytes).await;
+            batch.flush(service, &mut out.bytes).await?;
             out.relieve().await?;
         }
     }
-    batch.flush(service, &mut out.bytes).await;
+    batch.flush(service, &mut out.bytes).await?;
     out.bytes.extend_from_slice(ended.unwrap_or_default());
     out.flush().await?;
     if ended.is_some() { Err(Closed) } else { Ok(()) }

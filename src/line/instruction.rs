@@ -70,6 +70,26 @@ pub enum Instruction<'a> {
     Stat,
 }
 
+impl Instruction<'_> {
+    /// What it is about: a name, or how names begin.
+    #[must_use]
+    pub fn object(&self) -> &str {
+        match self {
+            Self::Set(name, _)
+            | Self::Schedule(name, ..)
+            | Self::Get(name)
+            | Self::Remove(name)
+            | Self::Resume(name)
+            | Self::History(name)
+            | Self::Query(name)
+            | Self::RuleSet(name, ..)
+            | Self::RemoveRule(name)
+            | Self::ListRules(name) => name,
+            Self::Stat => "",
+        }
+    }
+}
+
 /// What is wrong with an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {

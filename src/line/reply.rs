@@ -6,6 +6,7 @@ use crate::{
     access,
     domain::{
         Timestamp,
+        audit::Outcome,
         schedule::{Identifier, Job, Nanos, Rule, Run, Runner},
     },
     schedule,
@@ -42,6 +43,19 @@ impl Failure {
     pub(super) const OUTSIDE: Self = Self::Word("auth_denied insufficient namespace scope");
     /// No name of a job or a rule.
     pub(super) const IDENTIFIER: Self = Self::Word("invalid_identifier");
+}
+
+impl Failure {
+    /// What the audit says of it.
+    pub(super) fn verdict(&self) -> (Outcome, &'static str) {
+        let word = match self {
+            Self::Absent => return (Outcome::Denied, "not_found"),
+            Self::Word(word) | Self::Told(word, _) => word,
+        };
+        let word = word.split(' ').next().unwrap_or(word);
+        let denied = matches!(word, "auth_denied" | "auth_failed");
+        (if denied { Outcome::Denied } else { Outcome::Failed }, word)
+    }
 }
 
 impl From<Wrong> for Failure {

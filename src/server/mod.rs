@@ -1,9 +1,11 @@
 //! The composition root: the only place which knows everything. Opens the
 //! store, starts the engine, builds the stack of a call and binds the ports.
 
+mod auditor;
 mod clock;
 mod first_line;
 mod jwt_keys;
+mod key_file;
 mod line;
 mod listen;
 mod observe;
@@ -31,8 +33,8 @@ use prost_reflect::DescriptorPool;
 use thiserror::Error as ThisError;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::{clock::SystemClock, spawn::spawn, tls::Error as TlsError};
 use self::{
+    auditor::{Auditor, Keeping},
     jwt_keys::JwtKeys,
     line::Port,
     listen::{Limits, Listener},
@@ -42,10 +44,10 @@ use self::{
     stack::Stack,
     tls::Tls,
 };
+pub use self::{clock::SystemClock, spawn::spawn, tls::Error as TlsError};
 use crate::{
     access::{Gate, MethodRule, Rule, Table, table},
     admin::{self, Admin, FileTokens, Tokens},
-    audit::{self, Journal},
     authn::{self, Authenticator, Ring},
     authz::System,
     config::{self, Mode, Settings, Storage, TokenStore},
@@ -56,7 +58,7 @@ use crate::{
     grpc::{self, Parts, Phase, Readiness, Watched},
     pb,
     schedule::{self, Scheduler},
-    storage::{LeaseTerms, Store, sqlite, token_file::TokenFile},
+    storage::{self, LeaseTerms, Store, sqlite, token_file::TokenFile},
 };
 
 /// How often the recorder of figures is tidied up.
@@ -114,6 +116,21 @@ pub enum Error {
     /// The files of TLS cannot be used.
     #[error("the configuration is refused: {0}")]
     Tls(#[from] TlsError),
+    /// The key of the audit cannot be used.
+    #[error(
+        "the key of the audit, `{}`: {source}; `audit.key_file` says where it is",
+        path.display()
+    )]
+    AuditKey {
+        /// Where it is.
+        path: std::path::PathBuf,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What was recorded before cannot be read.
+    #[error("the audit cannot be taken up: {0}")]
+    Audit(#[source] storage::Error),
     /// Telemetry cannot be set up.
     #[error(transparent)]
     Telemetry(#[from] telemetry::Error),
@@ -138,6 +155,7 @@ pub struct Running {
     listeners: TaskTracker,
     loops: TaskTracker,
     streams: TaskTracker,
+    keeping: Keeping,
     store: Arc<dyn Store>,
     readiness: Readiness,
 }
@@ -164,7 +182,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
 
     let shutdown = CancellationToken::new();
     let own = ports.iter().map(Listener::address).chain(line.as_ref().map(Port::address));
-    let (core, inbox) = core(settings, own.collect(), authenticator, &clock).await?;
+    let mut core = core(settings, own.collect(), authenticator, &clock).await?;
     let readiness = readiness(&core, JwtKeys::of(&rings, &clock));
     let streams = TaskTracker::new();
     let services = grpc::routes(Parts {
@@ -192,14 +210,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     });
 
     let loops = loops(&core, metrics, tls.clone(), &shutdown);
-    let kept = audit::run(
-        inbox,
-        Arc::clone(&core.store),
-        Arc::clone(&clock),
-        System::permit(),
-        shutdown.clone(),
-    );
-    loops.spawn(kept);
+    let keeping = core.auditor.start(&core.store, &clock);
     let [grpc, http] = ports.each_ref().map(Listener::address);
     let ports = ports.map(|port| port.secured(tls.clone()));
     let listeners = listen(ports, &stack, limits, &shutdown);
@@ -219,6 +230,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         listeners,
         loops,
         streams,
+        keeping,
         store: core.store,
         readiness,
     })
@@ -235,6 +247,7 @@ fn readiness(core: &Core, keys: Arc<dyn Watched>) -> Readiness {
     let scheduler = scheduler::Part(Arc::clone(&core.scheduler));
     Readiness::new(Arc::clone(&core.engine), Arc::clone(&core.admin))
         .watching(keys)
+        .watching(core.auditor.watched())
         .watching(Arc::new(scheduler))
 }
 
@@ -392,6 +405,7 @@ struct Core {
     gate: Gate,
     engine: Arc<Engine>,
     scheduler: Arc<Scheduler>,
+    auditor: Auditor,
 }
 
 async fn core(
@@ -399,17 +413,18 @@ async fn core(
     own: Vec<SocketAddr>,
     authenticator: Authenticator,
     clock: &Arc<dyn Clock>,
-) -> Result<(Core, audit::Inbox), Error> {
+) -> Result<Core, Error> {
     let floor = Floor::new();
     let store = open(settings, Arc::clone(&floor), Arc::clone(clock)).await?;
     let admin = admin(&authenticator, settings, Arc::clone(&store), Arc::clone(clock)).await?;
     let credentials = Some(Arc::clone(&store));
     let rates = &settings.limits.rates;
-    let (journal, inbox) = Journal::new(false);
-    let gate = Gate::new(authenticator, credentials, rates, Arc::clone(clock), Some(journal));
+    let auditor = Auditor::open(&settings.audit, &store, clock).await?;
+    let journal = auditor.journal.clone();
+    let gate = Gate::new(authenticator, credentials, rates, Arc::clone(clock), journal);
     let engine = Engine::new(Arc::clone(&store), floor, Arc::clone(clock), lease_terms(settings));
     let scheduler = scheduler::open(settings, own, &store, &engine, &gate, clock).await?;
-    Ok((Core { store, admin, gate, engine, scheduler }, inbox))
+    Ok(Core { store, admin, gate, engine, scheduler, auditor })
 }
 
 async fn open(
@@ -419,6 +434,7 @@ async fn open(
 ) -> Result<Arc<dyn Store>, Error> {
     let Storage::Sqlite(path) = &settings.storage;
     let store = sqlite::Settings::new(path.clone()).with_terms(lease_terms(settings));
+    let store = store.audited(settings.audit.enabled);
     Ok(sqlite::Sqlite::open(store, floor, clock).await?)
 }
 
@@ -524,6 +540,7 @@ impl Running {
             tracing::warn!("some calls did not finish within the grace; they end now");
         }
         self.loops.wait().await;
+        self.keeping.finish().await;
         self.store.close().await;
         tracing::info!("stopped");
     }

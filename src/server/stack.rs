@@ -151,6 +151,7 @@ impl Stack {
         let extensions = request.extensions_mut();
         extensions.insert(id);
         extensions.insert(call);
+        let calling = caller.clone();
         if let Some(caller) = caller {
             extensions.insert(caller);
         }
@@ -163,6 +164,10 @@ impl Stack {
                 Err(never) => match never {},
             },
         };
+        if let Some(caller) = calling.filter(|caller| !caller.origin().is_settled()) {
+            let reason = unanswered(&response);
+            caller.unanswered(reason.as_deref()).await;
+        }
         peer::show(response.headers_mut(), rate);
         response
     }
@@ -189,6 +194,17 @@ impl Stack {
             Classified::WrongVerb { allow } => Err(Rejected::WrongVerb(allow)),
             Classified::NotFound => Err(Rejected::UnknownPath),
         }
+    }
+}
+
+/// Why a call failed that no handler of ours has answered; none when it did
+/// not, as one of reflection.
+fn unanswered<B>(response: &Response<B>) -> Option<String> {
+    let grpc = response.headers().get("grpc-status").and_then(|code| code.to_str().ok());
+    match (grpc, response.status()) {
+        (None | Some("0"), StatusCode::OK) => None,
+        (Some(code), _) => Some(format!("GRPC_{code}")),
+        (None, status) => Some(format!("HTTP_{}", status.as_u16())),
     }
 }
 

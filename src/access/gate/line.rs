@@ -1,11 +1,15 @@
 //! The gate of the line protocol: a session by AUTH, and for each instruction
 //! the claim of its own right and no other.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use super::{Call, Caller, Denial, Gate, Refusal};
 use crate::{
-    access::{counters::Limited, table::RateClass},
+    access::{call::Ending, counters::Limited, table::RateClass},
     authn::Accepted,
     authz::Claim,
     domain::{
@@ -79,7 +83,13 @@ pub struct Session {
     caller: Caller,
     principal: Arc<Principal>,
     peer: IpAddr,
+    /// The instruction that was let in or refused last.
+    asked: Arc<Mutex<Option<Asked>>>,
 }
+
+/// An instruction as the audit knows it, until its end is recorded.
+#[derive(Clone, Debug)]
+pub struct Asked(Arc<Origin>);
 
 impl Gate {
     /// A session by the secret that AUTH says, which may read in several ways.
@@ -129,11 +139,12 @@ impl Gate {
         let principal = Arc::clone(&accepted.session.principal);
         let origin = Origin {
             peer: Some(peer),
+            fingerprint: self.0.fingerprint(&accepted.session),
             ..Origin::new(Arc::clone(&principal), LINE.into(), request)
         };
         let caller = Caller::new(accepted.session, Arc::new(origin), Arc::clone(&self.0.clock))
             .with_journal(self.0.journal.clone());
-        Session { gate: self.clone(), caller, principal, peer }
+        Session { gate: self.clone(), caller, principal, peer, asked: Arc::default() }
     }
 }
 
@@ -148,7 +159,9 @@ impl Session {
     /// out of what the caller may call.
     pub fn instructed<I: Instruction>(&self) -> Result<Claim<I::Right>, Refusal> {
         let call = self.call::<I>();
-        let claim = self.caller.claimed::<I::Right>(self.origin::<I>()).map_err(|refusal| {
+        let origin = self.origin::<I>();
+        *self.asked() = Some(Asked(Arc::clone(&origin)));
+        let claim = self.caller.claimed::<I::Right>(origin).map_err(|refusal| {
             if self.principal.holds(I::Right::PERMISSION) {
                 refusal
             } else {
@@ -175,6 +188,30 @@ impl Session {
         let permission = Denial::Permission(I::Right::PERMISSION);
         // The answer is the protocol's own.
         let _ = self.gate.0.deny(self.call::<I>(), &self.principal, permission);
+    }
+
+    /// The instruction that was let in or refused last, once.
+    #[must_use]
+    pub fn take_asked(&self) -> Option<Asked> {
+        self.asked().take()
+    }
+
+    /// Records how an instruction ended. Under fail-closed it must not be
+    /// answered when that fails.
+    pub async fn ended(&self, asked: Option<Asked>, ending: Ending<'_>) -> Result<(), Refusal> {
+        let Some(Asked(origin)) = asked else { return Ok(()) };
+        self.caller.asking(origin).record(ending).await
+    }
+
+    /// The same for one of many refusals that are alike.
+    pub fn turned_away(&self, asked: Option<Asked>, reason: &str) {
+        if let Some(Asked(origin)) = asked {
+            self.caller.asking(origin).turned_away(reason);
+        }
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Option<Asked>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An instruction as the audit knows it.

@@ -121,7 +121,9 @@ fn request() -> RequestId {
 fn admit(gate: &Gate, rule: &MethodRule, key: &str) -> Result<Option<Caller>, Refusal> {
     let peer = Some("192.0.2.7".parse().unwrap());
     let evidence = Evidence { headers: &headers(key), certificate: None, peer };
-    gate.admit(rule, evidence, request()).map(|admitted| admitted.map(|(caller, _)| caller))
+    gate.admit(rule, evidence, request())
+        .map_err(|turned| turned.refusal)
+        .map(|admitted| admitted.map(|(caller, _)| caller))
 }
 
 /// Headers without a certificate, from nowhere.
@@ -313,15 +315,26 @@ fn se_16_a_permit_is_refused_when_the_credential_ended_meanwhile() {
     let (gate, clock, jwt) = gate_with_jwt();
     let create = rule("TaskService/CreateTask");
     let body = v1::CreateTaskRequest { namespace: "shop".to_owned(), ..Default::default() };
-    let caller = gate.admit(&create, alone(&jwt), request()).unwrap().unwrap().0;
+    let caller = gate
+        .admit(&create, alone(&jwt), request())
+        .map_err(|turned| turned.refusal)
+        .unwrap()
+        .unwrap()
+        .0;
     assert!(caller.permit(&body).is_ok());
     clock.forward(10);
     assert_eq!(caller.permit(&body).unwrap_err().reason, Reason::CredentialsExpired);
-    let refusal = gate.admit(&create, alone(&jwt), request()).unwrap_err();
+    let refusal =
+        gate.admit(&create, alone(&jwt), request()).map_err(|turned| turned.refusal).unwrap_err();
     assert_eq!(refusal.reason, Reason::CredentialsExpired);
 
     let (gate, _, jwt) = gate_with_jwt();
-    let caller = gate.admit(&create, alone(&jwt), request()).unwrap().unwrap().0;
+    let caller = gate
+        .admit(&create, alone(&jwt), request())
+        .map_err(|turned| turned.refusal)
+        .unwrap()
+        .unwrap()
+        .0;
     gate.revoke_all();
     assert_eq!(caller.permit(&body).unwrap_err().reason, Reason::CredentialsRevoked);
 }
@@ -330,7 +343,12 @@ fn se_16_a_permit_is_refused_when_the_credential_ended_meanwhile() {
 async fn se_17_a_stream_hears_that_its_credential_ended() {
     let (gate, clock, jwt) = gate_with_jwt();
     let create = rule("TaskService/CreateTask");
-    let caller = gate.admit(&create, alone(&jwt), request()).unwrap().unwrap().0;
+    let caller = gate
+        .admit(&create, alone(&jwt), request())
+        .map_err(|turned| turned.refusal)
+        .unwrap()
+        .unwrap()
+        .0;
     let waiting = tokio::spawn(async move { caller.ended().await });
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished());
@@ -338,7 +356,12 @@ async fn se_17_a_stream_hears_that_its_credential_ended() {
     assert_eq!(waiting.await.unwrap().reason, Reason::CredentialsExpired);
 
     let (gate, _, jwt) = gate_with_jwt();
-    let caller = gate.admit(&create, alone(&jwt), request()).unwrap().unwrap().0;
+    let caller = gate
+        .admit(&create, alone(&jwt), request())
+        .map_err(|turned| turned.refusal)
+        .unwrap()
+        .unwrap()
+        .0;
     let waiting = tokio::spawn(async move { caller.ended().await });
     gate.revoke_all();
     assert_eq!(waiting.await.unwrap().reason, Reason::CredentialsRevoked);
@@ -383,7 +406,9 @@ fn exercised(gate: &Gate) -> Vec<(Permission, Timestamp)> {
 #[tokio::test]
 async fn only_what_was_allowed_was_exercised_and_an_open_stream_is_in_use() {
     let (gate, clock, token) = gate_with_token();
-    let admit = |path: &str| gate.admit(&rule(path), alone(&token), request());
+    let admit = |path: &str| {
+        gate.admit(&rule(path), alone(&token), request()).map_err(|turned| turned.refusal)
+    };
     assert!(admit("TemplateService/ListTemplates").is_err());
     let caller = admit("TaskService/CreateTask").unwrap().unwrap().0;
     let create = |namespace: &str| v1::CreateTaskRequest {
@@ -424,7 +449,7 @@ fn tk_60_to_63_every_call_is_counted_once() {
         }
         let create = rule("TaskService/CreateTask");
         for after in [0, 1, 9] {
-            let _ = gate.admit(&create, alone(&jwt), request());
+            let _ = gate.admit(&create, alone(&jwt), request()).map_err(|turned| turned.refusal);
             clock.forward(after);
         }
         let _ = admit(&gate, &rule("HealthService/CheckHealth"), "garbage");
@@ -678,11 +703,13 @@ fn zt_01_without_auth_and_auth_file_the_line_is_open() {
 fn se_60_an_auth_file_guards_jobs_and_rules_on_every_surface() {
     let gate = gate_with_line(config::Mode::Off, false);
     let call = |permission, headers: &HeaderMap| {
-        gate.admit(&about(permission), alone(headers), request()).map(|admitted| {
-            let caller = admitted.unwrap().0;
-            let origin = Arc::clone(caller.origin());
-            caller.claimed::<crate::domain::permission::right::SchedulesRead>(origin)
-        })
+        gate.admit(&about(permission), alone(headers), request())
+            .map_err(|turned| turned.refusal)
+            .map(|admitted| {
+                let caller = admitted.unwrap().0;
+                let origin = Arc::clone(caller.origin());
+                caller.claimed::<crate::domain::permission::right::SchedulesRead>(origin)
+            })
     };
     let reason = |permission, headers: &HeaderMap| call(permission, headers).unwrap_err().reason;
     let none = HeaderMap::new();
@@ -705,7 +732,9 @@ fn se_60_an_auth_file_guards_jobs_and_rules_on_every_surface() {
 
     let gate = gate_with_line(with_keys(), false);
     let call = |permission, headers: &HeaderMap| {
-        gate.admit(&about(permission), alone(headers), request()).map(Option::unwrap)
+        gate.admit(&about(permission), alone(headers), request())
+            .map_err(|turned| turned.refusal)
+            .map(Option::unwrap)
     };
     assert!(call(Permission::RulesWrite, &bearer("sk.ci")).is_ok());
     assert!(call(Permission::RulesWrite, &bearer("k-root")).is_ok());

@@ -2,6 +2,7 @@
 //! descriptors, so that a new RPC appears by itself; what each caller may do
 //! follows from `permissions.txt`, which is written by hand (SE-22).
 
+mod audited;
 pub mod call;
 mod callers;
 mod world;

@@ -1,7 +1,10 @@
 //! A server with something in it, and for each RPC a request that succeeds
 //! for who may call it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use bailiwick::pb::v1 as pb;
 use bailiwick_client::{Auth, Client};
@@ -92,6 +95,11 @@ impl World {
         world.set_job(JOB).await;
         world.set_rule(RULE).await;
         world
+    }
+
+    /// The file of the store.
+    pub fn database(&self) -> PathBuf {
+        self.server.path("data/bailiwick.db")
     }
 
     /// Each RPC of ours by each of its surfaces.

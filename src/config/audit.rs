@@ -1,0 +1,33 @@
+//! `[audit]`: what is recorded, by which key it is sealed, and how long it is
+//! kept.
+
+use std::path::{Path, PathBuf};
+
+use super::{Error, given, raw};
+
+/// Where the key lies, beside the configuration file, when no setting says.
+const KEY_FILE: &str = "keys/audit.key";
+
+/// `[audit]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// Whether anything is recorded at all.
+    pub enabled: bool,
+    /// The private key that seals, PKCS#8; made at first need.
+    pub key_file: PathBuf,
+    /// Whether a call waits until its record is on disk, and is refused when
+    /// it cannot be.
+    pub fail_closed: bool,
+    /// Whether calls that only read are recorded too.
+    pub record_reads: bool,
+}
+
+pub(super) fn audit(raw: raw::Audit, base: &Path) -> Result<Audit, Error> {
+    let raw::Audit { enabled, key_file, fail_closed, record_reads } = raw;
+    if fail_closed && !enabled {
+        let problem = "says that nothing is done without a record, and `audit.enabled` is false";
+        return Err(Error::invalid("audit.fail_closed", problem));
+    }
+    let key_file = given(key_file).map_or_else(|| KEY_FILE.into(), PathBuf::from);
+    Ok(Audit { enabled, key_file: base.join(key_file), fail_closed, record_reads })
+}

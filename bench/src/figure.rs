@@ -72,6 +72,12 @@ pub(crate) enum Figure {
     /// From start to ready with a million planned jobs
     #[value(name = "start_ready_1m_jobs_ms")]
     StartJobs,
+    /// create_task_64 with everything recorded
+    #[value(name = "audit_cost_create")]
+    AuditCostCreate,
+    /// one_step_tasks with everything recorded
+    #[value(name = "audit_cost_tasks")]
+    AuditCostTasks,
 }
 
 /// What a figure has to reach.
@@ -91,7 +97,7 @@ pub(crate) enum Floor {
 
 impl Figure {
     /// All of them, in the order in which they are measured.
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::CreateTask,
         Self::OneStepTasks,
         Self::Linear,
@@ -114,6 +120,8 @@ impl Figure {
         Self::JobBytes,
         Self::IdleConnections,
         Self::StartJobs,
+        Self::AuditCostCreate,
+        Self::AuditCostTasks,
     ];
 
     /// Its name in tables and files.
@@ -141,6 +149,8 @@ impl Figure {
             Self::JobBytes => "job_bytes",
             Self::IdleConnections => "idle_connections_mib",
             Self::StartJobs => "start_ready_1m_jobs_ms",
+            Self::AuditCostCreate => "audit_cost_create",
+            Self::AuditCostTasks => "audit_cost_tasks",
         }
     }
 
@@ -151,8 +161,9 @@ impl Figure {
             | Self::AuthApiKey
             | Self::AuthCachedJwt
             | Self::RestGet
-            | Self::RestPost => "calls/s",
-            Self::OneStepTasks => "tasks/s",
+            | Self::RestPost
+            | Self::AuditCostCreate => "calls/s",
+            Self::OneStepTasks | Self::AuditCostTasks => "tasks/s",
             Self::SetSerial | Self::SetPipelined | Self::Set64 => "jobs/s",
             Self::Linear
             | Self::StartReady
@@ -183,6 +194,7 @@ impl Figure {
             Self::SetPipelined | Self::Set64 | Self::IdleConnections => "line echo",
             Self::QueryPrefix => "the same with a thousand others",
             Self::JobBytes => "MiB of a server without jobs",
+            Self::AuditCostCreate | Self::AuditCostTasks => "the same with `audit.enabled = false`",
         }
     }
 
@@ -209,6 +221,7 @@ impl Figure {
             Self::JobBytes => Floor::ValueAtMost(200.0),
             Self::IdleConnections => Floor::ValueAtMost(150.0),
             Self::StartJobs => Floor::ValueAtMost(1_500.0),
+            Self::AuditCostCreate | Self::AuditCostTasks => Floor::RatioAtLeast(0.9),
         }
     }
 }

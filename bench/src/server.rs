@@ -160,6 +160,13 @@ impl Setup {
         Ok(line)
     }
 
+    /// Turns the audit off.
+    pub(crate) fn without_audit(&self) -> Result {
+        let text = fs::read_to_string(&self.config).tried("read the configuration")?;
+        let text = format!("{text}\n[audit]\nenabled = false\n");
+        fs::write(&self.config, text).tried("write the configuration")
+    }
+
     /// Starts a server and waits until it serves.
     pub(crate) async fn serve(&self, places: &Places) -> Result<(Process, Duration)> {
         let config = text(&self.config)?;

@@ -2,6 +2,7 @@
 //! and the median of each, because machines are noisy.
 
 mod access;
+mod audit;
 mod gate;
 mod latency;
 mod life;
@@ -65,6 +66,8 @@ impl Bench {
             Figure::JobBytes => Box::pin(schedule::job_bytes(self)).await,
             Figure::IdleConnections => Box::pin(schedule::idle_connections(self)).await,
             Figure::StartJobs => Box::pin(schedule::start(self)).await,
+            Figure::AuditCostCreate => Box::pin(audit::create(self)).await,
+            Figure::AuditCostTasks => Box::pin(audit::tasks(self)).await,
         }
     }
 

@@ -5,15 +5,26 @@
 //! Not here: who is allowed what (`access`, `authz`).
 
 pub mod chain;
+mod export;
 mod journal;
 pub mod key;
+mod ledger;
+pub mod line;
 mod repeated;
 pub mod seal;
 mod sealed;
 mod sealer;
+mod search;
+pub mod verify;
 
 pub use self::{
+    export::Request as ExportRequest,
     journal::{Inbox, Journal, Lost, Options, run},
+    ledger::{Entry, Error, Ledger, Who},
     repeated::Repetition,
     sealer::{Sealer, Unsealed},
+    search::{Filter, Found, FoundPage},
 };
+
+#[cfg(test)]
+mod tests;

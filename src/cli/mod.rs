@@ -3,6 +3,7 @@
 //! 3 server unreachable.
 
 mod api_keys;
+mod audit;
 mod auth;
 mod certs;
 mod connect;
@@ -90,6 +91,9 @@ enum Command {
     /// Credentials and rights
     #[command(subcommand)]
     Auth(auth::Command),
+    /// The audit: search, follow, export and verify it
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Show the configuration that a server runs with, redacted
     #[command(after_help = "Examples:\n  bailiwick config")]
     Config,
@@ -153,6 +157,7 @@ async fn run(cli: Cli) -> Result {
         Command::Work(command) => work::run(command, &connection, format).await,
         Command::Schedule(command) => schedule::run(command, &connection, format).await,
         Command::Auth(command) => auth::run(command, config.as_deref(), &connection, format).await,
+        Command::Audit(command) => audit::run(command, &connection, format).await,
         Command::Config => system::config(&connection).await,
         Command::Handlers(args) => system::handlers(args, &connection, format).await,
         Command::Health(args) => system::health(args, &connection, format).await,

@@ -32,6 +32,12 @@ pub(crate) fn times(at: Option<&Timestamp>) -> Option<String> {
 #[derive(Clone, Debug)]
 pub(crate) struct Payload(String);
 
+impl Payload {
+    pub(crate) fn new(text: String) -> Self {
+        Self(text)
+    }
+}
+
 impl Serialize for Payload {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match serde_json::from_str::<&RawValue>(&self.0) {

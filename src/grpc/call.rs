@@ -2,6 +2,9 @@
 //! extensions, where the gate has put it, and every error goes through
 //! `status`.
 
+use std::pin::Pin;
+
+use futures::{Stream, StreamExt as _, stream};
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -66,4 +69,29 @@ pub(super) fn traceparent<Q>(request: &Request<Q>) -> Option<String> {
 /// The id of a request: its caller's, or on a public route the stack's own.
 pub(super) fn request_id(extensions: &http::Extensions) -> Option<RequestId> {
     extensions.get::<Caller>().map(Caller::request).or_else(|| extensions.get().copied())
+}
+
+/// What a server stream sends.
+pub(super) type Answers<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
+
+/// The stream, cut off by an error when the caller's credential ends (SE-17).
+pub(super) fn until_ended<M: Send + 'static>(
+    caller: Caller,
+    messages: impl Stream<Item = Result<M, Status>> + Send + 'static,
+) -> Answers<M> {
+    let id = caller.request();
+    let ended = Box::pin(async move {
+        let refusal = caller.ended().await;
+        caller.cut_off(&refusal).await;
+        refusal
+    });
+    let state = Some((ended, Box::pin(messages)));
+    Box::pin(stream::unfold(state, move |state| async move {
+        let (mut ended, mut messages) = state?;
+        tokio::select! {
+            biased;
+            refusal = &mut ended => Some((Err(Error::from(refusal).status(Some(id))), None)),
+            message = messages.next() => Some((message?, Some((ended, messages)))),
+        }
+    }))
 }

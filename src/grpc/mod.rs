@@ -5,6 +5,7 @@
 //! one use case and converts back.
 
 mod access_service;
+mod audit_service;
 mod auth_admin_service;
 mod call;
 mod convert;

@@ -9,6 +9,7 @@ use tonic::{codec::CompressionEncoding, service::Routes};
 
 use super::{
     access_service::AccessService,
+    audit_service::AuditService,
     auth_admin_service::AuthAdminService,
     health_service::HealthService,
     readiness::Readiness,
@@ -23,12 +24,13 @@ use super::{
 };
 use crate::{
     admin::Admin,
+    audit::Ledger,
     domain::Permission,
     engine::Engine,
     pb::{
         self,
         v1::{
-            access_service_server::AccessServiceServer,
+            access_service_server::AccessServiceServer, audit_service_server::AuditServiceServer,
             auth_admin_service_server::AuthAdminServiceServer,
             health_service_server::HealthServiceServer,
             schedule_service_server::ScheduleServiceServer, step_service_server::StepServiceServer,
@@ -63,6 +65,8 @@ pub struct Parts {
     pub scheduler: Arc<Scheduler>,
     /// The use cases about credentials.
     pub admin: Arc<Admin>,
+    /// The audit, to be read; none where it is off.
+    pub ledger: Option<Arc<Ledger>>,
     /// Whether the server is ready.
     pub readiness: Readiness,
     /// Where the tasks of streams run; the shutdown waits for it.
@@ -102,6 +106,7 @@ pub fn routes(parts: Parts) -> Result<Rendered<Routes>, tonic_reflection::server
         engine,
         scheduler,
         admin,
+        ledger,
         readiness,
         streams,
         body_bytes,
@@ -127,6 +132,7 @@ pub fn routes(parts: Parts) -> Result<Rendered<Routes>, tonic_reflection::server
         ))
         .add_service(limited!(body_bytes, AccessServiceServer, AccessService::new(opens, declared)))
         .add_service(limited!(body_bytes, AuthAdminServiceServer, AuthAdminService::new(admin)))
+        .add_service(limited!(body_bytes, AuditServiceServer, AuditService::new(ledger)))
         .add_service(limited!(body_bytes, ScheduleServiceServer, ScheduleService::new(scheduler)))
         .add_service(limited!(body_bytes, SystemServiceServer, SystemService::new(engine, config)))
         .add_service(limited!(

@@ -12,7 +12,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 pub use crate::access::reason_name;
 use crate::{
     access::{Kind, Reason, Refusal},
-    admin,
+    admin, audit,
     domain::{RequestId, audit::Outcome, template::Finding},
     engine, schedule,
 };
@@ -66,6 +66,27 @@ impl From<admin::Error> for Error {
             admin::Error::Refused(refusal) => Self::Refused(refusal),
             admin::Error::Storage(error) => Self::Failed(error.into()),
             admin::Error::TokenFile(error) => Self::TokenFile(error.to_string()),
+        }
+    }
+}
+
+impl From<audit::Error> for Error {
+    fn from(error: audit::Error) -> Self {
+        match error {
+            audit::Error::OutsideScope(name) => Refusal::namespace_not_found(&name).into(),
+            audit::Error::FieldInvalid { field, message } => {
+                Refusal::invalid(Reason::FieldInvalid, field, message).into()
+            }
+            audit::Error::Storage(error) => Self::Failed(error.into()),
+            audit::Error::LetGo => {
+                let message = "Old records were let go meanwhile; begin again";
+                Refusal::new(Kind::Unavailable, Reason::StorageUnavailable, message).into()
+            }
+            audit::Error::Damaged(error) => Refusal {
+                detail: Some(error.to_string()),
+                ..Refusal::new(Kind::Internal, Reason::Internal, "The audit is damaged")
+            }
+            .into(),
         }
     }
 }

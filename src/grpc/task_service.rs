@@ -1,12 +1,12 @@
 //! `TaskService`.
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
-use futures::{Stream, StreamExt as _, stream};
+use futures::StreamExt as _;
 use tonic::{Request, Response, Status};
 
 use super::{
-    call::{answer, open, recorded, traceparent},
+    call::{Answers, answer, open, recorded, traceparent, until_ended},
     convert,
     status::Error,
 };
@@ -29,7 +29,7 @@ impl TaskService {
     }
 }
 
-type Watch = Pin<Box<dyn Stream<Item = Result<pb::WatchTaskResponse, Status>> + Send>>;
+type Watch = Answers<pb::WatchTaskResponse>;
 
 #[tonic::async_trait]
 impl task_service_server::TaskService for TaskService {
@@ -136,26 +136,4 @@ fn message(
         Ok(item) => Ok(convert::watched(task, item)),
         Err(error) => Err(Error::from(error).status(Some(request))),
     }
-}
-
-/// The stream, cut off by an error when the caller's credential ends (SE-17).
-fn until_ended<M: Send + 'static>(
-    caller: Caller,
-    messages: impl Stream<Item = Result<M, Status>> + Send + 'static,
-) -> Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>> {
-    let id = caller.request();
-    let ended = Box::pin(async move {
-        let refusal = caller.ended().await;
-        caller.cut_off(&refusal).await;
-        refusal
-    });
-    let state = Some((ended, Box::pin(messages)));
-    Box::pin(stream::unfold(state, move |state| async move {
-        let (mut ended, mut messages) = state?;
-        tokio::select! {
-            biased;
-            refusal = &mut ended => Some((Err(Error::from(refusal).status(Some(id))), None)),
-            message = messages.next() => Some((message?, Some((ended, messages)))),
-        }
-    }))
 }

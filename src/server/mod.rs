@@ -48,6 +48,7 @@ pub use self::{clock::SystemClock, spawn::spawn, tls::Error as TlsError};
 use crate::{
     access::{Gate, MethodRule, Rule, Table, table},
     admin::{self, Admin, FileTokens, Tokens},
+    audit::Ledger,
     authn::{self, Authenticator, Ring},
     authz::System,
     config::{self, Mode, Settings, Storage, TokenStore},
@@ -189,6 +190,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         engine: Arc::clone(&core.engine),
         admin: Arc::clone(&core.admin),
         scheduler: Arc::clone(&core.scheduler),
+        ledger: ledger(&core, &clock),
         readiness: readiness.clone(),
         streams: streams.clone(),
         body_bytes: settings.limits.body_bytes,
@@ -241,6 +243,13 @@ fn descriptors(settings: &Settings) -> Result<(DescriptorPool, Arc<Table>), Erro
     let pool = DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET)?;
     let table = Table::from_pool(&pool, &settings.auth.extra_permissions).map_err(Error::Table)?;
     Ok((pool, Arc::new(table)))
+}
+
+/// The audit, to be read; none where it is off.
+fn ledger(core: &Core, clock: &Arc<dyn Clock>) -> Option<Arc<Ledger>> {
+    let sealer = core.auditor.sealer.as_ref()?;
+    let (store, sealer) = (Arc::clone(&core.store), Arc::clone(sealer));
+    Some(Arc::new(Ledger::new(store, sealer, Arc::clone(clock))))
 }
 
 fn readiness(core: &Core, keys: Arc<dyn Watched>) -> Readiness {

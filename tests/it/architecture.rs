@@ -25,7 +25,10 @@ const MODULES: &[(&str, &[&str])] = &[
     ("admin", &["domain", "storage", "authz", "authn", "access"]),
     ("engine", &["domain", "storage", "authz"]),
     ("schedule", &["domain", "process", "storage", "authz", "engine", "egress"]),
-    ("grpc", &["domain", "pb", "config", "authz", "access", "admin", "engine", "schedule"]),
+    (
+        "grpc",
+        &["domain", "pb", "config", "authz", "audit", "access", "admin", "engine", "schedule"],
+    ),
     ("gateway", &["pb", "access"]),
     ("line", &["domain", "access", "schedule"]),
     ("web", &["domain", "authz", "authn", "access", "admin", "engine", "schedule"]),
@@ -37,7 +40,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "access", "admin", "engine", "schedule", "grpc", "gateway", "line", "web", "worker",
         ],
     ),
-    ("cli", &["domain", "process", "pb", "config", "authn", "worker", "server"]),
+    ("cli", &["domain", "process", "pb", "config", "audit", "authn", "worker", "server"]),
 ];
 
 /// The longest a file may be without its tests; longer, it is two files.

@@ -11,7 +11,7 @@ use crate::{
     auth::{Auth, CallHeaders},
     error::{Error, innermost},
     pb::v1::{
-        access_service_client::AccessServiceClient,
+        access_service_client::AccessServiceClient, audit_service_client::AuditServiceClient,
         auth_admin_service_client::AuthAdminServiceClient,
         health_service_client::HealthServiceClient, schedule_service_client::ScheduleServiceClient,
         step_service_client::StepServiceClient, system_service_client::SystemServiceClient,
@@ -269,6 +269,11 @@ impl Client {
     /// Who am I, and what may I do.
     pub fn access(&self) -> AccessServiceClient<Transport> {
         AccessServiceClient::new(self.transport())
+    }
+
+    /// The audit: search, follow, export.
+    pub fn audit(&self) -> AuditServiceClient<Transport> {
+        AuditServiceClient::new(self.transport()).max_decoding_message_size(DECODE_BYTES_MAX)
     }
 
     /// Tokens and API keys that the server gives out.

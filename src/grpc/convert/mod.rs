@@ -5,6 +5,7 @@
 //! Not here: what a value may be beyond its type; the use cases check that.
 
 mod access;
+mod audit;
 mod credentials;
 mod ids;
 mod schedules;

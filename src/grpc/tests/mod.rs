@@ -30,6 +30,7 @@ use tower::{Service, ServiceExt as _};
 use crate::{
     access::{Caller, Rule, Table},
     admin::{Admin, Tokens},
+    audit::{Ledger, Sealer, key::AuditKey},
     authn::{Authenticator, Session},
     authz::System,
     config::{Auth, Mode, TokenStore},
@@ -169,6 +170,10 @@ impl House {
         let store = Sqlite::open(settings, desk, Arc::clone(&clock)).await.unwrap();
         let admin = admin(Arc::<Sqlite>::clone(&store), Arc::clone(&clock));
         let scheduling: Arc<dyn Store> = Arc::<Sqlite>::clone(&store);
+        let key = AuditKey::from_seed(&[1; 32]).unwrap();
+        let sealer = Sealer::open(Arc::clone(&scheduling), Arc::new(key), Arc::clone(&clock));
+        let sealer = sealer.await.unwrap();
+        let ledger = Ledger::new(Arc::clone(&scheduling), sealer, Arc::clone(&clock));
         let engine = Engine::new(store, floor, Arc::clone(&clock), LeaseTerms::default());
         let scheduler = scheduler(scheduling, &engine, clock).await;
         let (streams, shutdown) = (TaskTracker::new(), CancellationToken::new());
@@ -190,6 +195,7 @@ impl House {
             engine,
             scheduler,
             admin,
+            ledger: Some(Arc::new(ledger)),
             readiness: readiness.clone(),
             streams: streams.clone(),
             body_bytes: BODY_BYTES,

@@ -276,6 +276,7 @@ pub(super) fn keys(table: &str) -> &'static [&'static str] {
         "limits" => field_names::<raw::Limits>(),
         "scheduler" => field_names::<raw::Scheduler>(),
         "telemetry" => field_names::<raw::Telemetry>(),
+        "audit" => field_names::<raw::Audit>(),
         _ => &[],
     }
 }

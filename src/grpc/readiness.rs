@@ -31,12 +31,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The full names of the services that `grpc.health.v1` knows.
-pub const SERVICES: [&str; 9] = [
+pub const SERVICES: [&str; 10] = [
     <pb::task_service_server::TaskServiceServer<()> as NamedService>::NAME,
     <pb::step_service_server::StepServiceServer<()> as NamedService>::NAME,
     <pb::template_service_server::TemplateServiceServer<()> as NamedService>::NAME,
     <pb::worker_service_server::WorkerServiceServer<()> as NamedService>::NAME,
     <pb::schedule_service_server::ScheduleServiceServer<()> as NamedService>::NAME,
+    <pb::audit_service_server::AuditServiceServer<()> as NamedService>::NAME,
     <pb::access_service_server::AccessServiceServer<()> as NamedService>::NAME,
     <pb::auth_admin_service_server::AuthAdminServiceServer<()> as NamedService>::NAME,
     <pb::system_service_server::SystemServiceServer<()> as NamedService>::NAME,

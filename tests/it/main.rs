@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod architecture;
 #[cfg(test)]
+mod audit_api;
+#[cfg(test)]
 mod auth;
 #[cfg(test)]
 mod auth_matrix;

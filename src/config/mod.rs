@@ -14,6 +14,7 @@ mod redacted;
 mod roles;
 mod scheduler;
 mod source;
+pub(crate) mod step_tokens;
 mod tls;
 
 use std::{
@@ -33,8 +34,10 @@ pub use issuers::{Authorities, ClaimRule, Jwks, Jwt, Keys, Pattern, Place};
 pub use limits::{Egress, OwnRate, Rate, Rates};
 pub use roles::Roles;
 pub use scheduler::Scheduler;
+pub use step_tokens::{KeySource, StepTokens};
 use thiserror::Error;
 pub use tls::{CertificateRule, Certificates, ClientAuthority, Tls, spiffe_trust_domain};
+use zeroize::Zeroizing;
 
 use crate::domain::Network;
 
@@ -112,6 +115,8 @@ pub struct Settings {
     pub storage: Storage,
     /// `[auth]`.
     pub auth: Auth,
+    /// `[[auth.namespaces]]` and the key that encrypts signing keys.
+    pub step_tokens: StepTokens,
     /// The roles, built in and of `[auth.roles]`.
     pub roles: Roles,
     /// `[controller]`; without it the line protocol is not spoken.
@@ -218,6 +223,7 @@ impl Settings {
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, Error> {
+        let (environment, variable) = with_key(environment);
         let raw = source::read(path, environment)?;
         // A path within the file means what it means to its reader.
         let base = path.and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
@@ -226,10 +232,19 @@ impl Settings {
         let roles = Roles::with(&raw.auth.roles, &extra)?;
         let certificates = tls::certificates(&raw.server, &raw.auth, &roles, &extra)?;
         let server = server(raw.server, &certificates, &base)?;
+        let storage = storage(&raw.storage.url, &base)?;
+        let step_tokens = step_tokens::step_tokens(
+            &raw.auth,
+            &server,
+            (&base, &storage),
+            (&roles, &extra),
+            variable.as_ref(),
+        )?;
         let mut auth = auth::auth(&raw.auth, &base, &roles, Reach::of(&server), &mut warnings)?;
         if let Mode::On(credentials) = &mut auth.mode {
             credentials.certificates = certificates;
         }
+        step_tokens::refuse_own_issuer(&server, &auth.mode)?;
         let guard = controller::Guard {
             auth_on: raw.auth.enabled,
             open_remote: raw.auth.allow_unauthenticated_remote,
@@ -241,8 +256,9 @@ impl Settings {
             .transpose()?;
         Ok(Self {
             server,
-            storage: storage(&raw.storage.url, &base)?,
+            storage,
             auth,
+            step_tokens,
             roles,
             controller,
             limits: limits(&raw.limits, &base)?,
@@ -291,6 +307,18 @@ impl Settings {
     pub fn redacted(&self) -> serde_json::Value {
         redacted::redacted(self)
     }
+}
+
+/// Takes the key that encrypts signing keys out of the environment: it is no
+/// setting, and nothing else may see it.
+fn with_key(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> (Vec<(OsString, OsString)>, Option<Zeroizing<String>>) {
+    let (keys, others): (Vec<_>, Vec<_>) =
+        environment.into_iter().partition(|(name, _)| name == step_tokens::KEY_VARIABLE);
+    // One that is no text is no key either, and is refused as such.
+    let text = |(_, value): (OsString, OsString)| Zeroizing::new(value.to_string_lossy().into());
+    (others, keys.into_iter().next().map(text))
 }
 
 /// Who can reach the listeners.
@@ -384,7 +412,18 @@ fn allowed_origin(text: &str) -> Result<String, Error> {
 }
 
 fn public_url(text: &str) -> Result<String, Error> {
-    http_url("server.public_url", text).map(|url| url.trim_end_matches('/').to_owned())
+    const KEY: &str = "server.public_url";
+    let url = http_url(KEY, text)?.trim_end_matches('/').to_owned();
+    let uri: http::Uri = url.parse().map_err(|_| Error::invalid(KEY, "is not an address"))?;
+    let address = |host: &str| host.trim_matches(['[', ']']).parse::<IpAddr>();
+    let loopback = uri.host().is_some_and(|host| {
+        host == "localhost" || address(host).is_ok_and(|ip| ip.to_canonical().is_loopback())
+    });
+    // What trusts it fetches keys there.
+    if uri.scheme_str() == Some("https") || loopback {
+        return Ok(url);
+    }
+    Err(Error::invalid(KEY, "must be https://; http:// is taken for loopback alone"))
 }
 
 fn http_url(key: &str, text: &str) -> Result<String, Error> {

@@ -108,6 +108,8 @@ pub(super) struct Auth {
     pub(super) claim_rules: Vec<ClaimRule>,
     pub(super) roles: BTreeMap<String, Role>,
     pub(super) disable_unused_after_days: u64,
+    pub(super) namespaces: Vec<NamespaceRights>,
+    pub(super) key_encryption_key_file: Option<String>,
 }
 
 impl Default for Auth {
@@ -143,6 +145,8 @@ impl Default for Auth {
             claim_rules: Vec::new(),
             roles: BTreeMap::new(),
             disable_unused_after_days: 0,
+            namespaces: Vec::new(),
+            key_encryption_key_file: None,
         }
     }
 }
@@ -204,6 +208,15 @@ pub(super) struct ClaimRule {
     pub(super) claims: BTreeMap<String, String>,
     pub(super) permissions: Vec<String>,
     pub(super) namespaces: Option<Vec<String>>,
+}
+
+/// One of `[[auth.namespaces]]`.
+#[derive(Deserialize)]
+pub(super) struct NamespaceRights {
+    pub(super) prefix: String,
+    pub(super) ceiling: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) audiences: BTreeMap<String, String>,
 }
 
 /// One `[auth.roles.NAME]`.
@@ -358,5 +371,4 @@ impl Default for Audit {
 
 /// Settings of later versions. One that is off (`false`, 0, empty) does no
 /// harm; any other would be believed and not hold, so it stops the start.
-pub(super) const LATER: &[(&str, &[&str])] =
-    &[("auth", &["key_encryption_key_file", "namespaces"])];
+pub(super) const LATER: &[(&str, &[&str])] = &[];

@@ -14,6 +14,7 @@ pub(super) fn redacted(settings: &Settings) -> Value {
         server,
         storage,
         auth,
+        step_tokens: _,
         roles: _,
         controller,
         limits,

@@ -106,6 +106,7 @@ fn check_key(table: &str, key: &str, value: &Value) -> Result<(), Error> {
         ("auth", "certificates") => {
             check_list::<raw::CertificateRule>(&full, value, &["spiffe", "permissions"])
         }
+        ("auth", "namespaces") => check_list::<raw::NamespaceRights>(&full, value, &["prefix"]),
         ("auth", "roles") => check_roles(&full, value),
         ("server", "client_authorities") => {
             check_list::<raw::ClientAuthority>(&full, value, &["ca", "trust_domains"])

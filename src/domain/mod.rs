@@ -13,6 +13,7 @@ pub mod namespace;
 pub mod network;
 pub mod permission;
 pub mod principal;
+pub mod rights;
 pub mod schedule;
 pub mod secret;
 pub mod task;

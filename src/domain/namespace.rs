@@ -115,6 +115,9 @@ pub enum Prefix {
     Tree(Namespace),
     /// `deploy.` covers `deploy.x` and not `deploy`.
     Below(Namespace),
+    /// `deploy` alone: the token of a step has it. Nothing that is parsed here
+    /// becomes one.
+    Exactly(Namespace),
     /// What begins with this text, whatever follows: the tokens of the line
     /// protocol have it (ZT-19). Nothing that is parsed here becomes one.
     Text(Arc<str>),
@@ -127,6 +130,7 @@ impl Prefix {
         match self {
             Self::Tree(root) => name == root.as_str() || is_below(name, root.as_str()),
             Self::Below(root) => is_below(name, root.as_str()),
+            Self::Exactly(root) => name == root.as_str(),
             Self::Text(text) => name.starts_with(&**text),
         }
     }
@@ -135,6 +139,7 @@ impl Prefix {
     fn contains_all_of(&self, start: &str) -> bool {
         match self {
             Self::Tree(root) | Self::Below(root) => is_below(start, root.as_str()),
+            Self::Exactly(_) => false,
             Self::Text(text) => start.starts_with(&**text),
         }
     }
@@ -143,7 +148,7 @@ impl Prefix {
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tree(root) => write!(f, "{root}"),
+            Self::Tree(root) | Self::Exactly(root) => write!(f, "{root}"),
             Self::Below(root) => write!(f, "{root}."),
             Self::Text(text) => f.write_str(text),
         }
@@ -166,6 +171,12 @@ pub type NameRange = (String, String);
 impl Scope {
     /// Nowhere.
     pub const NOWHERE: Self = Self::Under(Vec::new());
+
+    /// One namespace and nothing below it.
+    #[must_use]
+    pub fn exactly(namespace: &Namespace) -> Self {
+        Self::Under(vec![Prefix::Exactly(namespace.clone())])
+    }
 
     /// Parses prefixes; `*` is special only as a whole string. An empty list
     /// is nowhere.
@@ -244,6 +255,10 @@ impl Scope {
                     // Nothing sorts between a name and itself with a NUL.
                     ranges.push((root.to_string(), format!("{root}\0")));
                     root
+                }
+                Prefix::Exactly(root) => {
+                    ranges.push((root.to_string(), format!("{root}\0")));
+                    continue;
                 }
                 Prefix::Below(root) => root,
                 Prefix::Text(text) if text.is_empty() => return None,
@@ -343,7 +358,11 @@ pub fn range_of(start: &str) -> NameRange {
 }
 
 fn covers(wide: &Prefix, narrow: &Prefix) -> bool {
+    if matches!(wide, Prefix::Exactly(_)) {
+        return wide == narrow;
+    }
     match narrow {
+        Prefix::Exactly(name) => wide.contains(name.as_str()),
         Prefix::Tree(root) => wide.contains(root.as_str()),
         Prefix::Below(root) => {
             wide.contains(root.as_str()) || wide.contains_all_of(&format!("{root}."))
@@ -390,6 +409,23 @@ mod tests {
         }
         assert_eq!(Scope::parse::<&str>(&[]), Ok(Scope::NOWHERE));
         assert_eq!(Scope::parse(&["*", "shop"]), Ok(Scope::Everything));
+    }
+
+    #[test]
+    fn se_30_exactly_one_namespace_is_no_tree() {
+        let tree = Scope::parse(&["shop"]).unwrap_or(Scope::NOWHERE);
+        let below = Scope::parse(&["shop."]).unwrap_or(Scope::NOWHERE);
+        let only = Scope::exactly(&ns("shop"));
+        assert!(only.contains(&ns("shop")) && !only.contains(&ns("shop.eu")));
+        assert!(!only.contains(&ns("shopX")) && !only.contains_all_of("shop"));
+        assert!(tree.covers(&only) && !only.covers(&tree) && !only.covers(&below));
+        assert!(only.covers(&only) && !below.covers(&only));
+        assert_eq!(tree.intersection(&only), only);
+        assert_eq!(only.intersection(&tree), only);
+        assert_eq!(only.intersection(&below), Scope::NOWHERE);
+        assert_eq!(only.ranges(), Some(vec![("shop".to_owned(), "shop\0".to_owned())]));
+        assert!(only.contains_area(&Area::Exactly(ns("shop"))));
+        assert!(!only.contains_area(&Area::Below(ns("shop"))));
     }
 
     #[test]

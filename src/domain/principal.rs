@@ -221,6 +221,24 @@ pub struct GrantRef {
     pub until: Option<Timestamp>,
 }
 
+impl GrantRef {
+    /// Who stands behind what this principal sets now. Of a JWT, which nobody
+    /// keeps, what it held is kept, for that long.
+    #[must_use]
+    pub fn of(principal: &Principal, set_at: Timestamp, until: Option<Timestamp>) -> Self {
+        let jwt = principal.identity.source == Source::Idp;
+        Self {
+            identity: principal.identity.clone(),
+            method: principal.method,
+            credential_id: Arc::clone(&principal.credential_id),
+            grants: if jwt { principal.grants.clone() } else { Vec::new() },
+            set_at,
+            issued_at: principal.issued_at,
+            until: until.filter(|_| jwt),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -214,21 +214,11 @@ fn may_run(
 }
 
 fn owner(scheduler: &Scheduler, claim: &Claim<RulesWrite>) -> GrantRef {
-    let principal = claim.principal();
     let set_at = scheduler.now();
-    let jwt = principal.identity.source == Source::Idp;
     let hours = scheduler.settings.jwt_grant_hours;
-    let until = (jwt && hours > 0)
+    let until = (hours > 0)
         .then(|| set_at.plus(std::time::Duration::from_secs(hours.saturating_mul(3600))));
-    GrantRef {
-        identity: principal.identity.clone(),
-        method: principal.method,
-        credential_id: Arc::clone(&principal.credential_id),
-        grants: if jwt { principal.grants.clone() } else { Vec::new() },
-        set_at,
-        issued_at: principal.issued_at,
-        until,
-    }
+    GrantRef::of(claim.principal(), set_at, until)
 }
 
 fn changed() -> Error {

@@ -2,6 +2,7 @@
 
 mod auth;
 mod limits;
+mod steps;
 mod tls;
 
 use std::{fs, net::SocketAddr, num::NonZeroU32};
@@ -90,15 +91,10 @@ fn unknown_keys_name_the_nearest_known_one() {
 
 #[test]
 fn what_comes_later_is_refused_by_name_and_what_is_off_does_no_harm() {
-    for (text, name) in [
-        ("[[auth.namespaces]]\nprefix = \"a\"", "auth.namespaces"),
-        ("[storage]\nurl = \"postgres://x/y\"", "postgres://"),
-    ] {
-        let error = load(text).unwrap_err();
-        assert!(matches!(error, Error::NotYet { .. }), "{text}: {error}");
-        assert!(error.to_string().contains(name), "{error}");
-        assert!(error.to_string().contains("not supported by this version yet"), "{error}");
-    }
+    let error = load("[storage]\nurl = \"postgres://x/y\"").unwrap_err();
+    assert!(matches!(error, Error::NotYet { .. }), "{error}");
+    assert!(error.to_string().contains("postgres://"), "{error}");
+    assert!(error.to_string().contains("not supported by this version yet"), "{error}");
     let off = "[auth]\njwks_url = \"\"\njwks_url_allow_http = false\ntoken_store = \"database\"\n\
                jwks_refresh_interval_seconds = 3600\n[limits]\nrequests_per_second = 0\n\
                [scheduler]\nrunners = []\n";
@@ -235,6 +231,7 @@ fn values_out_of_bounds_are_refused() {
         "[server]\nallowed_origins = [\"https://a.example/path\"]",
         "[server]\nallowed_origins = [\"https://u@a.example\"]",
         "[server]\npublic_url = \"ftp://x\"",
+        "[server]\npublic_url = \"http://b.example\"",
         "[storage]\nurl = \"sqlite::memory:\"",
         "[storage]\nurl = \"mysql://x\"",
         "[limits]\nbody_bytes = 0",

@@ -52,6 +52,7 @@ struct RetryRow {
 enum PrefixRow {
     Name(String),
     Text { text: String },
+    Exactly { exactly: String },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -72,8 +73,16 @@ pub(super) fn write(rule: &Rule) -> Result<Written> {
     let RetryPolicy { retryable, max_attempts, backoff, base_ms, max_ms } = rule.retry;
     let backoff = row::backoff_code(backoff);
     let retry = RetryRow { retryable, max_attempts, backoff, base_ms, max_ms };
-    let GrantRef { identity, method, credential_id, grants, set_at, issued_at, until } =
-        &rule.owner;
+    Ok(Written {
+        runner: json(&runner_row(&rule.runner))?,
+        retry: json(&retry)?,
+        owner: owner_text(&rule.owner)?,
+    })
+}
+
+/// Who stands behind something, as JSON.
+pub(super) fn owner_text(owner: &GrantRef) -> Result<String> {
+    let GrantRef { identity, method, credential_id, grants, set_at, issued_at, until } = owner;
     let grants = grants.iter().map(|grant| (grant.permissions.names(), scope_row(&grant.scope)));
     let owner = OwnerRow {
         identity: row::identity_text(identity),
@@ -84,11 +93,12 @@ pub(super) fn write(rule: &Rule) -> Result<Written> {
         issued_at: issued_at.map(Timestamp::micros),
         until: until.map(Timestamp::micros),
     };
-    Ok(Written {
-        runner: json(&runner_row(&rule.runner))?,
-        retry: json(&retry)?,
-        owner: json(&owner)?,
-    })
+    json(&owner)
+}
+
+/// Reads back what [`owner_text`] wrote.
+pub(super) fn owner(text: &str) -> Result<GrantRef> {
+    as_owner(serde_json::from_str(text).map_err(|_| damaged("a grant"))?)
 }
 
 fn json<T: Serialize>(value: &T) -> Result<String> {
@@ -100,7 +110,7 @@ pub(super) fn read(
     pattern: Arc<str>,
     runner: &str,
     retry: &str,
-    owner: &str,
+    owner_: &str,
 ) -> Result<Rule> {
     let wrong = |_| damaged("a rule");
     let retry: RetryRow = serde_json::from_str(retry).map_err(wrong)?;
@@ -112,7 +122,7 @@ pub(super) fn read(
         pattern,
         runner: as_runner(runner).ok_or_else(|| damaged("a rule's runner"))?,
         retry: RetryPolicy { retryable, max_attempts, backoff, base_ms, max_ms },
-        owner: as_owner(serde_json::from_str(owner).map_err(wrong)?)?,
+        owner: owner(owner_)?,
     })
 }
 
@@ -144,6 +154,7 @@ fn scope_row(scope: &Scope) -> Vec<PrefixRow> {
     let Scope::Under(prefixes) = scope else { return vec![PrefixRow::Name("*".to_owned())] };
     let row = |prefix: &Prefix| match prefix {
         Prefix::Tree(_) | Prefix::Below(_) => PrefixRow::Name(prefix.to_string()),
+        Prefix::Exactly(name) => PrefixRow::Exactly { exactly: name.to_string() },
         Prefix::Text(text) => PrefixRow::Text { text: text.to_string() },
     };
     prefixes.iter().map(row).collect()
@@ -154,6 +165,9 @@ fn as_scope(rows: Vec<PrefixRow>) -> Option<Scope> {
     for row in rows {
         match row {
             PrefixRow::Text { text } => under.push(Prefix::Text(text.into())),
+            PrefixRow::Exactly { exactly } => {
+                under.push(Prefix::Exactly(Namespace::parse(&exactly).ok()?));
+            }
             PrefixRow::Name(name) => match Scope::parse(&[name]).ok()? {
                 Scope::Everything => return Some(Scope::Everything),
                 Scope::Under(prefixes) => under.extend(prefixes),

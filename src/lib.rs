@@ -18,6 +18,8 @@ pub mod authz;
 pub mod egress;
 
 pub mod audit;
+pub mod signing;
+
 pub mod authn;
 
 pub mod access;

@@ -4,6 +4,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
+use http::HeaderMap;
 use serde_json::{json, value::to_raw_value};
 
 use super::{
@@ -59,8 +60,8 @@ struct Call<'a> {
     now: Timestamp,
 }
 
-/// A caller, none at a public RPC, and the credential whose uses are counted.
-type Admitted = Option<(Caller, Option<Arc<Issue>>)>;
+/// A caller, and the credential whose uses are counted.
+type Admitted = (Caller, Option<Arc<Issue>>);
 
 /// Who is turned away, and why; no caller is somebody unknown.
 #[derive(Debug)]
@@ -113,9 +114,14 @@ impl Gate {
         evidence: Evidence<'_>,
         request: RequestId,
     ) -> Result<Option<Caller>, Refusal> {
-        let (caller, counted) = match self.admit(method, evidence, request) {
-            Ok(Some(admitted)) => admitted,
-            Ok(None) => return Ok(None),
+        if let Rule::Public(_) = method.rule {
+            return Ok(None);
+        }
+        let (call, headers) = (self.call(method, &evidence, request), evidence.headers);
+        let accepted = self.known(call, evidence)?;
+        let accepted = self.0.tied(call, accepted).await?;
+        let (caller, counted) = match self.decided(method, call, headers, accepted) {
+            Ok(admitted) => admitted,
             Err(turned) => {
                 let Turned { refusal, caller } = *turned;
                 if let Some(caller) = caller {
@@ -133,22 +139,48 @@ impl Gate {
         Ok(Some(caller))
     }
 
-    /// All but the count of uses, which waits for the disk.
+    /// [`Self::enter`] without what waits for the store.
+    #[cfg(test)]
     fn admit(
         &self,
         method: &MethodRule,
         evidence: Evidence<'_>,
         request: RequestId,
-    ) -> Result<Admitted, Box<Turned>> {
+    ) -> Result<Option<Admitted>, Box<Turned>> {
         if let Rule::Public(_) = method.rule {
             return Ok(None);
         }
-        let (peer, headers) = (evidence.peer, evidence.headers);
-        let call = Call { rpc: &method.full_name, request, peer, now: self.0.clock.now() };
+        let (call, headers) = (self.call(method, &evidence, request), evidence.headers);
+        let stranger = |refusal| Box::new(Turned { refusal, caller: None });
+        let accepted = self.known(call, evidence).map_err(stranger)?;
+        self.decided(method, call, headers, accepted).map(Some)
+    }
+
+    fn call<'a>(
+        &self,
+        method: &'a MethodRule,
+        evidence: &Evidence<'_>,
+        request: RequestId,
+    ) -> Call<'a> {
+        Call { rpc: &method.full_name, request, peer: evidence.peer, now: self.0.clock.now() }
+    }
+
+    fn known(&self, call: Call<'_>, evidence: Evidence<'_>) -> Result<Accepted, Refusal> {
+        let known = self.0.authenticator.authenticate(evidence, call.now);
+        known.map_err(|rejected| self.0.reject(call, &rejected))
+    }
+
+    /// All behind the credential but what waits for the store.
+    fn decided(
+        &self,
+        method: &MethodRule,
+        call: Call<'_>,
+        headers: &HeaderMap,
+        accepted: Accepted,
+    ) -> Result<Admitted, Box<Turned>> {
         let stranger = |rejected: Rejected| {
             Box::new(Turned { refusal: self.0.reject(call, &rejected), caller: None })
         };
-        let accepted = self.0.authenticator.authenticate(evidence, call.now).map_err(stranger)?;
         if self.0.is_shut(method, &accepted.session.principal) {
             return Err(stranger(self.0.authenticator.line_missing(headers)));
         }
@@ -162,9 +194,9 @@ impl Gate {
         let principal = Arc::clone(&session.principal);
         let origin = Origin {
             permission,
-            peer,
+            peer: call.peer,
             fingerprint: self.0.fingerprint(&session),
-            ..Origin::new(Arc::clone(&principal), Arc::clone(&method.full_name), request)
+            ..Origin::new(Arc::clone(&principal), Arc::clone(&method.full_name), call.request)
         };
         let caller = Caller::new(session, Arc::new(origin), Arc::clone(&self.0.clock))
             .with_journal(self.0.journal.clone());
@@ -173,7 +205,7 @@ impl Gate {
             .map_err(|refusal| self.0.with_rate(refusal, method, call, &principal))
             .and_then(|()| self.0.take(method, call, &principal));
         match decided {
-            Ok(rate) => Ok(Some((caller.with_rate(rate), accepted.counted))),
+            Ok(rate) => Ok((caller.with_rate(rate), accepted.counted)),
             Err(refusal) => Err(Box::new(Turned { refusal, caller: Some(caller) })),
         }
     }
@@ -279,6 +311,28 @@ impl Inner {
         let detail = detail.as_deref().map(Detail::Object);
         let record = Record { detail, ..Record::of(&origin, call.now) };
         journal.push(AuditDraft { chain: SERVER_CHAIN.into(), body: record.to_json().into() });
+    }
+
+    /// Looks up the lease of a step's token, at each call anew (SE-38).
+    async fn tied(&self, call: Call<'_>, mut accepted: Accepted) -> Result<Accepted, Refusal> {
+        let Some(tie) = accepted.tie.take() else { return Ok(accepted) };
+        let found = match &self.credentials {
+            Some(store) => store.tenures(&tie.scope(), &[tie.step()]).await.ok(),
+            None => None,
+        };
+        let Some(found) = found else {
+            tracing::error!(request_id = %call.request, "the lease of a step's token cannot be looked up");
+            return Err(Refusal::new(
+                Kind::Unavailable,
+                Reason::StorageUnavailable,
+                "The lease of the step cannot be looked up now; try again",
+            ));
+        };
+        // It may have ended while it was looked up.
+        let (tenure, now) = (found.into_iter().next().flatten(), self.clock.now());
+        self.authenticator
+            .tied(accepted, &tie, tenure.as_ref(), now)
+            .map_err(|rejected| self.reject(call, &rejected))
     }
 
     /// One use of a credential that has a limit; it counts once it is on disk.

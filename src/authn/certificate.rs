@@ -151,6 +151,7 @@ impl Mapping {
             fresh: !shown.known.swap(true, Ordering::Relaxed),
             unknown_permissions: Vec::new(),
             counted: None,
+            tie: None,
         })
     }
 

@@ -560,6 +560,7 @@ impl Issue {
             fresh,
             unknown_permissions: Vec::new(),
             counted: self.record.max_uses.is_some().then_some(self),
+            tie: None,
         })
     }
 }

@@ -102,6 +102,9 @@ pub enum Fault {
     /// Its time has not come.
     #[error("not valid yet")]
     NotYetValid,
+    /// The lease of a step's token has ended.
+    #[error("the step's lease has ended")]
+    LeaseEnded,
     /// A client certificate that names nobody.
     #[error("the client certificate: {0}")]
     Certificate(&'static str),
@@ -137,13 +140,14 @@ impl Fault {
             Self::Audience => "audience",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
+            Self::LeaseEnded => "lease_ended",
             Self::Certificate(_) => "certificate",
             Self::UnknownPermissions(_) => "unknown_permissions",
         }
     }
 
     /// Every label, so that each counter stands from the start.
-    pub(crate) const LABELS: [&'static str; 23] = [
+    pub(crate) const LABELS: [&'static str; 24] = [
         "ambiguous",
         "scheme",
         "unknown_key",
@@ -165,6 +169,7 @@ impl Fault {
         "audience",
         "expired",
         "not_yet_valid",
+        "lease_ended",
         "certificate",
         "unknown_permissions",
     ];
@@ -177,7 +182,7 @@ impl Fault {
             Self::Ambiguous => Unauthenticated::Ambiguous,
             Self::Expired => Unauthenticated::Expired,
             Self::NotYetValid => Unauthenticated::NotYetValid,
-            Self::Revoked => Unauthenticated::Revoked,
+            Self::Revoked | Self::LeaseEnded => Unauthenticated::Revoked,
             Self::UsedUp => Unauthenticated::UsedUp,
             Self::Scheme
             | Self::UnknownKey
@@ -351,6 +356,16 @@ impl<'a> Token<'a> {
                 .ok_or(Fault::Malformed("not a JSON object in which every name stands once"))
         };
         Ok(Self { message, signature, header: object(header)?, claims: object(claims)? })
+    }
+
+    /// What is signed.
+    pub(super) fn message(&self) -> &str {
+        self.message
+    }
+
+    /// The signature.
+    pub(super) fn signature(&self) -> &[u8] {
+        &self.signature
     }
 
     pub(super) fn check_header(&self, key: &PublicKey, faults: &mut Vec<Fault>) {

@@ -79,6 +79,7 @@ impl LineTokens {
             fresh: is_due(&holder.logged_at, now, LOGGED_EVERY_SECONDS),
             unknown_permissions: Vec::new(),
             counted: None,
+            tie: None,
         })
     }
 }

@@ -18,6 +18,7 @@ mod line;
 mod pem;
 mod recalls;
 mod standing;
+mod step;
 pub mod tokens;
 mod usage;
 
@@ -46,6 +47,7 @@ use self::{
     headers::Presented,
     jwt::{Good, Issuer, Keys, Policy, Verifier},
     line::LineTokens,
+    step::Steps,
     usage::Usage,
 };
 pub use self::{
@@ -55,6 +57,7 @@ pub use self::{
     jwt::Fault,
     pem::PublicKey,
     recalls::Recalls,
+    step::Tie,
 };
 use crate::{
     config::{self, ApiKey, Auth, Credentials, Jwt, Mode, OwnRate, TokenStore},
@@ -192,6 +195,8 @@ pub struct Accepted {
     /// A credential whose uses are counted: one must be before the call goes
     /// on.
     pub counted: Option<Arc<Issue>>,
+    /// A step's token, which holds nothing before its lease is looked up.
+    pub tie: Option<Tie>,
 }
 
 /// A caller that is not known, and why.
@@ -212,6 +217,8 @@ pub struct Authenticator {
     recalls: Arc<Recalls>,
     /// The tokens of the auth file, where there is one.
     line: Option<LineTokens>,
+    /// What the tokens of steps are looked at with, where steps have any.
+    steps: Option<Steps>,
     /// The parent of every session's token.
     revoked: CancellationToken,
 }
@@ -276,7 +283,7 @@ impl Authenticator {
         };
         let issued = Issued::new(auth.extra_permissions.clone(), tokens, revoked.clone());
         let issued = Arc::new(issued);
-        Ok(Self { known, issued, recalls: Arc::default(), line: None, revoked })
+        Ok(Self { known, issued, recalls: Arc::default(), line: None, steps: None, revoked })
     }
 
     /// The credentials that the server gave out; empty until they are loaded.
@@ -312,12 +319,17 @@ impl Authenticator {
     ) -> Result<Accepted, Rejected> {
         let holders = match &self.known {
             Known::Everybody(session) => {
+                // A step's token is narrow: it is not widened to everything.
+                if let Some(step) = self.step_bearer(evidence.headers, now) {
+                    return step;
+                }
                 let line = self.line_bearer(evidence.headers, now);
                 return Ok(line.unwrap_or_else(|| Accepted {
                     session: Arc::clone(session),
                     fresh: false,
                     unknown_permissions: Vec::new(),
                     counted: None,
+                    tie: None,
                 }));
             }
             Known::Holders(holders) => holders,
@@ -341,6 +353,9 @@ impl Authenticator {
                 let line = || self.line.as_ref()?.accept(&digest, now);
                 if let Some(accepted) = holders.api_key(&digest, now).or_else(line) {
                     return Ok(accepted);
+                }
+                if step::is_step(token) {
+                    return self.step(token, now);
                 }
                 if token.contains('.') && !self.issued.knows_stranger(&digest) {
                     holders.jwt(token, &digest, now, &self.recalls)
@@ -435,6 +450,7 @@ impl Holders {
             fresh: is_due(&holder.logged_at, now, LOGGED_EVERY_SECONDS),
             unknown_permissions: Vec::new(),
             counted: None,
+            tie: None,
         })
     }
 
@@ -535,6 +551,7 @@ impl JwtHolders {
                 fresh: false,
                 unknown_permissions: Vec::new(),
                 counted: None,
+                tie: None,
             });
         }
         let started = now_for_figures();
@@ -554,7 +571,7 @@ impl JwtHolders {
         });
         let (session, fresh) =
             self.cache.insert(digest, Verified::new(session, now, not_after), now);
-        Ok(Accepted { session, fresh, unknown_permissions, counted: None })
+        Ok(Accepted { session, fresh, unknown_permissions, counted: None, tie: None })
     }
 
     /// Names of unknown permissions are logged only where that is wished.

@@ -11,6 +11,7 @@ pub mod handlers;
 pub mod loops;
 pub(crate) mod page;
 mod session;
+mod spawns;
 pub mod steps;
 pub mod tasks;
 pub mod templates;
@@ -36,10 +37,12 @@ pub use self::{
 /// What the use cases take and answer with; transports know no store.
 pub use crate::storage::{
     Error as StoreError, Heartbeat, LeaseTerms, Leased, Revocation, Step, StepBrief, TaskFilter,
-    TemplateRecord,
+    TemplateRecord, Tenure,
 };
 use crate::{
-    domain::{Clock, Timestamp, json, task::TaskState, template::Finding},
+    domain::{
+        Clock, Permission, Timestamp, json, rights::StepRights, task::TaskState, template::Finding,
+    },
     storage::{self, Store},
 };
 
@@ -57,6 +60,8 @@ pub struct Engine {
     pulse: Pulse,
     /// Room for checks of contexts that may take long.
     checks: Arc<Semaphore>,
+    /// What steps may get at all.
+    rights: Arc<StepRights>,
 }
 
 impl Engine {
@@ -68,6 +73,18 @@ impl Engine {
         clock: Arc<dyn Clock>,
         terms: LeaseTerms,
     ) -> Arc<Self> {
+        Self::with_rights(store, floor, clock, terms, Arc::default())
+    }
+
+    /// The same where steps have tokens.
+    #[must_use]
+    pub fn with_rights(
+        store: Arc<dyn Store>,
+        floor: Arc<Floor>,
+        clock: Arc<dyn Clock>,
+        terms: LeaseTerms,
+        rights: Arc<StepRights>,
+    ) -> Arc<Self> {
         let pulse = Pulse::default();
         Arc::new(Self {
             store,
@@ -77,6 +94,7 @@ impl Engine {
             closing: CancellationToken::new(),
             pulse,
             checks: Arc::new(Semaphore::new(CHECKS_AT_ONCE)),
+            rights,
         })
     }
 
@@ -139,6 +157,17 @@ pub enum Error {
     /// The version exists with other content.
     #[error("template {0} exists with other content; register it under a new version")]
     TemplateExists(String),
+    /// A step asks for a permission that its registrar does not hold there.
+    #[error("{step}: {permission} is more than the registrar holds in this namespace")]
+    RightMissing {
+        /// Which step.
+        step: String,
+        /// What it asks for.
+        permission: Permission,
+    },
+    /// A step may not make tasks of this template.
+    #[error("the step's template does not list {0} in `spawns`: its token makes no task of that")]
+    SpawnRefused(String),
     /// The context does not fit the template's input schema.
     #[error("the context does not fit the template's input_schema: {}", .0.join("; "))]
     ContextInvalid(Vec<String>),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use tracing::instrument;
 
-use super::{Engine, Error, PageRequest, Paged, fields, figures, page::Query};
+use super::{Engine, Error, PageRequest, Paged, fields, figures, page::Query, spawns};
 use crate::{
     authz::{Claim, Permit},
     domain::{
@@ -51,6 +51,7 @@ pub async fn create(
     fields::priority(task.priority)?;
     let version = task.version.as_deref().map(fields::version).transpose()?;
     let context = fields::object("context", &task.context)?;
+    spawns::check(engine, permit, &task.name).await?;
     let template =
         engine
             .store

@@ -12,6 +12,7 @@ use crate::{
     domain::{
         Namespace,
         permission::right::{TemplatesRead, TemplatesRegister, TemplatesValidate},
+        principal::GrantRef,
         template::{Finding, Parsed, Template},
     },
     storage::{self, Registered, TemplateRecord},
@@ -58,15 +59,52 @@ pub async fn register(
     let Parsed { template, warnings } =
         parse(namespace.clone(), Arc::clone(&definition)).await?.map_err(Error::TemplateInvalid)?;
     let shown = tasks::shown(&template.name, Some(&template.version.to_string()));
-    let registered = engine
-        .store
-        .register(namespace, Arc::new(template), definition, &permit.stamp(), engine.now())
-        .await?;
+    let registrar = vouched(engine, permit, &template)?;
+    let (template, stamp, now) = (Arc::new(template), permit.stamp(), engine.now());
+    let registered =
+        engine.store.register(namespace, template, definition, registrar, &stamp, now).await?;
     match registered {
         Registered::New(record) => Ok(Registration { record, unchanged: false, warnings }),
         Registered::Unchanged(record) => Ok(Registration { record, unchanged: true, warnings }),
         Registered::Conflict => Err(Error::TemplateExists(shown)),
     }
+}
+
+/// Who stands behind what the steps ask for: its registrar, who must hold all
+/// of it in this namespace now (SE-30).
+fn vouched(
+    engine: &Engine,
+    permit: &Permit<TemplatesRegister>,
+    template: &Template,
+) -> Result<Option<GrantRef>, Error> {
+    let wrong = |message: String| Err(fields::invalid("definition", message));
+    if !template.asks() {
+        return Ok(None);
+    }
+    let (principal, namespace) = (permit.principal(), permit.namespace());
+    for step in &template.steps {
+        if engine.rights.issuer().is_none() && !step.asked.is_nothing() {
+            return wrong(format!(
+                "the step `{}` asks for rights, and steps have tokens only where \
+                 `server.public_url` is set in the server's configuration",
+                step.name
+            ));
+        }
+        let mut asked = step.asked.permissions.own();
+        if let Some(permission) = asked.find(|asked| !principal.may(*asked, namespace)) {
+            return Err(Error::RightMissing { step: step.name.to_string(), permission });
+        }
+        let mut audiences = step.asked.audiences.iter();
+        if let Some(name) = audiences.find(|name| engine.rights.audience(namespace, name).is_none())
+        {
+            return wrong(format!(
+                "the step `{}` asks for a token for `{name}`, which is no audience of this \
+                 namespace: `auth.namespaces` in the server's configuration lists them",
+                step.name
+            ));
+        }
+    }
+    Ok(Some(GrantRef::of(principal, engine.now(), None)))
 }
 
 /// Checks a definition and reports every fault in it; registers nothing.

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     authz::Claim,
     domain::{Area, LeaseId, permission::right::WorkLease, task::StepState},
-    storage::{Heartbeat, Leased, Report, Reported},
+    storage::{Heartbeat, Leased, Report, Reported, Tenure},
 };
 
 /// How many steps one call may lease.
@@ -143,6 +143,18 @@ pub async fn heartbeat(
 ) -> Result<Heartbeat, Error> {
     let answers = heartbeats(engine, claim, &[lease]).await?;
     answers.into_iter().next().flatten().ok_or(Error::LeaseNotFound)
+}
+
+/// The leases that hold and are this caller's to extend, for their tokens.
+pub async fn tenures(
+    engine: &Engine,
+    claim: &Claim<WorkLease>,
+    leases: &[LeaseId],
+) -> Result<Vec<Tenure>, Error> {
+    let steps: Vec<_> = leases.iter().map(|lease| (lease.task, lease.step)).collect();
+    let found = engine.store.tenures(claim.scope(), &steps).await?;
+    let same = |(lease, found): (&LeaseId, Option<Tenure>)| found.filter(|one| one.id == *lease);
+    Ok(leases.iter().zip(found).filter_map(same).collect())
 }
 
 /// Extends leases; for each one where it stands, none for one that this

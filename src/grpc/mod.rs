@@ -15,6 +15,7 @@ mod routes;
 mod schedule_service;
 pub mod status;
 mod step_service;
+mod step_tokens;
 mod system_service;
 mod task_service;
 mod template_service;

@@ -15,6 +15,7 @@ use super::{
     readiness::Readiness,
     schedule_service::ScheduleService,
     step_service::StepService,
+    step_tokens::Tokens,
     system_service::SystemService,
     task_service::TaskService,
     template_service::TemplateService,
@@ -41,6 +42,7 @@ use crate::{
         },
     },
     schedule::Scheduler,
+    signing::StepTokens,
 };
 
 /// The longest reply. A lease carries at most 16 MiB of inputs, and one reply
@@ -67,6 +69,8 @@ pub struct Parts {
     pub admin: Arc<Admin>,
     /// The audit, to be read; none where it is off.
     pub ledger: Option<Arc<Ledger>>,
+    /// Where steps have tokens, what makes them.
+    pub tokens: Option<Arc<StepTokens>>,
     /// Whether the server is ready.
     pub readiness: Readiness,
     /// Where the tasks of streams run; the shutdown waits for it.
@@ -107,6 +111,7 @@ pub fn routes(parts: Parts) -> Result<Rendered<Routes>, tonic_reflection::server
         scheduler,
         admin,
         ledger,
+        tokens,
         readiness,
         streams,
         body_bytes,
@@ -128,7 +133,7 @@ pub fn routes(parts: Parts) -> Result<Rendered<Routes>, tonic_reflection::server
         .add_service(limited!(
             body_bytes,
             WorkerServiceServer,
-            WorkerService::new(Arc::clone(&engine), streams)
+            WorkerService::new(Arc::clone(&engine), Tokens::new(tokens), streams)
         ))
         .add_service(limited!(body_bytes, AccessServiceServer, AccessService::new(opens, declared)))
         .add_service(limited!(body_bytes, AuthAdminServiceServer, AuthAdminService::new(admin)))

@@ -222,6 +222,13 @@ impl Public {
                 fields: findings.into_iter().map(violation).collect(),
                 ..Self::new(Code::InvalidArgument, Reason::TemplateInvalid, message)
             },
+            Error::RightMissing { permission, .. } => Self {
+                permission: Some(permission.name()),
+                ..Self::new(Code::PermissionDenied, Reason::PermissionMissing, message)
+            },
+            Error::SpawnRefused(_) => {
+                Self::new(Code::PermissionDenied, Reason::PermissionMissing, message)
+            }
             Error::TemplateExists(name) => {
                 Self::exists(Reason::TemplateExists, message, "template", &name)
             }

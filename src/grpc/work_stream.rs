@@ -21,6 +21,7 @@ use tracing::Instrument as _;
 use super::{
     convert,
     status::{self, Error},
+    step_tokens::Tokens,
 };
 use crate::{
     access::{Caller, Refusal, reason_name},
@@ -63,6 +64,7 @@ impl Stream for Messages {
 /// Opens a stream: no header leaves before its first message has been checked.
 pub(super) async fn open(
     engine: &Arc<Engine>,
+    tokens: &Tokens,
     streams: &TaskTracker,
     caller: Caller,
     mut inbound: Streaming<pb::StreamWorkRequest>,
@@ -83,6 +85,7 @@ pub(super) async fn open(
     let (ending, end) = oneshot::channel();
     let mut worker = Worker {
         engine: Arc::clone(engine),
+        tokens: tokens.clone(),
         caller,
         opening,
         session: Some(session),
@@ -116,6 +119,7 @@ async fn first(
 /// One worker's stream.
 struct Worker {
     engine: Arc<Engine>,
+    tokens: Tokens,
     caller: Caller,
     /// The first message: it names the area that each later one is checked
     /// against.
@@ -210,7 +214,8 @@ impl Worker {
             },
             offer = offer => match offer {
                 Ok(Offer::Lease(lease)) => {
-                    self.pending.push_back(Down::Lease((&*lease).into()));
+                    let tokens = self.tokens.of(&lease);
+                    self.pending.push_back(Down::Lease(convert::lease(&lease, tokens)));
                 }
                 Ok(Offer::Revoked(lease, why)) => {
                     self.pending.push_back(Down::Revoked(convert::revoked(lease, why)));
@@ -243,7 +248,8 @@ impl Worker {
                 }
             }
             Some(Up::Heartbeat(beat)) => {
-                self.reports.push(Box::pin(heartbeat(engine, claim, beat.lease_ids)));
+                let tokens = self.tokens.clone();
+                self.reports.push(Box::pin(heartbeat(engine, tokens, claim, beat.lease_ids)));
             }
             Some(Up::Complete(complete)) => {
                 let (caller, request) = (self.caller.clone(), self.caller.request());
@@ -293,15 +299,22 @@ fn answer(caller: &Caller, result: pb::WorkResult) -> Answer {
 /// Extends leases. One that cannot be a lease is answered as one that is lost.
 async fn heartbeat(
     engine: Arc<Engine>,
+    tokens: Tokens,
     claim: Claim<WorkLease>,
     lease_ids: Vec<String>,
 ) -> Result<Answer, Error> {
     let known: Vec<Option<LeaseId>> = lease_ids.iter().map(|text| LeaseId::parse(text)).collect();
     let asked: Vec<LeaseId> = known.iter().copied().flatten().collect();
-    let mut beats = work::heartbeats(&engine, &claim, &asked).await?.into_iter();
+    let beats = work::heartbeats(&engine, &claim, &asked).await?;
+    let held = asked.iter().zip(&beats).filter_map(|(lease, beat)| Some((*lease, (*beat)?)));
+    let mut fresh = tokens.renewed(&engine, &claim, held).await?;
+    let mut beats = beats.into_iter();
     let answers = lease_ids.into_iter().zip(known).map(|(lease_id, lease)| {
         match lease.and_then(|_| beats.next()).flatten() {
-            Some(beat) => convert::heartbeat(lease_id, beat),
+            Some(beat) => {
+                let tokens = lease.and_then(|lease| fresh.remove(&lease)).unwrap_or_default();
+                convert::heartbeat(lease_id, beat, tokens)
+            }
             None => convert::lost(lease_id),
         }
     });

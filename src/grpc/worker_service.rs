@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     call::{answer, open, recorded},
     convert,
+    step_tokens::Tokens,
     work_stream::{self, Messages},
 };
 use crate::{
@@ -19,13 +20,14 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct WorkerService {
     engine: Arc<Engine>,
+    tokens: Tokens,
     streams: TaskTracker,
 }
 
 impl WorkerService {
     /// The tracker is where the tasks of streams run.
-    pub(super) fn new(engine: Arc<Engine>, streams: TaskTracker) -> Self {
-        Self { engine, streams }
+    pub(super) fn new(engine: Arc<Engine>, tokens: Tokens, streams: TaskTracker) -> Self {
+        Self { engine, tokens, streams }
     }
 }
 
@@ -67,7 +69,8 @@ impl worker_service_server::WorkerService for WorkerService {
     ) -> Result<Response<Messages>, Status> {
         let (caller, inbound) = open(request)?;
         let call = caller.clone();
-        let opened = work_stream::open(&self.engine, &self.streams, caller, inbound).await;
+        let opened =
+            work_stream::open(&self.engine, &self.tokens, &self.streams, caller, inbound).await;
         recorded(&call, "", opened).await.map(Response::new)
     }
 
@@ -84,7 +87,8 @@ impl worker_service_server::WorkerService for WorkerService {
                 refusal = caller.ended() => return Err(refusal.into()),
                 leases = work::lease(&self.engine, &claim, area, request.into()) => leases?,
             };
-            Ok(pb::LeaseStepsResponse { leases: leases.iter().map(Into::into).collect() })
+            let leases = leases.iter().map(|one| convert::lease(one, self.tokens.of(one)));
+            Ok(pb::LeaseStepsResponse { leases: leases.collect() })
         })
         .await
     }
@@ -97,7 +101,10 @@ impl worker_service_server::WorkerService for WorkerService {
             let claim = caller.claim(&request)?;
             let lease = convert::lease_id(&request.lease_id)?;
             let beat = work::heartbeat(&self.engine, &claim, lease).await?;
-            Ok(convert::heartbeat(request.lease_id, beat))
+            let beats = std::iter::once((lease, beat));
+            let mut fresh = self.tokens.renewed(&self.engine, &claim, beats).await?;
+            let tokens = fresh.remove(&lease).unwrap_or_default();
+            Ok(convert::heartbeat(request.lease_id, beat, tokens))
         })
         .await
     }

@@ -59,6 +59,7 @@ use crate::{
     grpc::{self, Parts, Phase, Readiness, Watched},
     pb,
     schedule::{self, Scheduler},
+    signing::{self, STEP, SigningKeys, StepTokens},
     storage::{self, LeaseTerms, Store, sqlite, token_file::TokenFile},
 };
 
@@ -89,6 +90,9 @@ pub enum Error {
     /// The credentials that were given out cannot be read.
     #[error("the credentials that were given out cannot be read: {0}")]
     Credentials(#[source] admin::Error),
+    /// The keys that sign step tokens cannot be used.
+    #[error("{0}")]
+    Signing(#[from] signing::Error),
     /// The scheduler cannot take up its rules and jobs.
     #[error("the scheduler cannot take up its rules and jobs: {0}")]
     Schedule(#[from] schedule::Error),
@@ -189,6 +193,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     let services = grpc::routes(Parts {
         engine: Arc::clone(&core.engine),
         admin: Arc::clone(&core.admin),
+        tokens: core.tokens.clone(),
         scheduler: Arc::clone(&core.scheduler),
         ledger: ledger(&core, &clock),
         readiness: readiness.clone(),
@@ -208,7 +213,8 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         routes,
         gateway: Gateway::new(&pool, limits.into())?,
         calls: Observed::new(services, room(limits, &shutdown)),
-        pages: Pages::new(metrics.clone(), &openapi::document(&pool)?),
+        pages: Pages::new(metrics.clone(), &openapi::document(&pool)?)
+            .with_discovery(settings.step_tokens.rights.issuer(), &core.keys),
     });
 
     let loops = loops(&core, metrics, tls.clone(), &shutdown);
@@ -415,6 +421,8 @@ struct Core {
     engine: Arc<Engine>,
     scheduler: Arc<Scheduler>,
     auditor: Auditor,
+    keys: Arc<SigningKeys>,
+    tokens: Option<Arc<StepTokens>>,
 }
 
 async fn core(
@@ -425,15 +433,36 @@ async fn core(
 ) -> Result<Core, Error> {
     let floor = Floor::new();
     let store = open(settings, Arc::clone(&floor), Arc::clone(clock)).await?;
+    let rights = &settings.step_tokens.rights;
+    let keys = signing_keys(settings, &store, clock).await?;
+    let authenticator = authenticator.with_step_tokens(&keys, rights);
     let admin = admin(&authenticator, settings, Arc::clone(&store), Arc::clone(clock)).await?;
     let credentials = Some(Arc::clone(&store));
     let rates = &settings.limits.rates;
     let auditor = Auditor::open(&settings.audit, &store, clock).await?;
     let journal = auditor.journal.clone();
     let gate = Gate::new(authenticator, credentials, rates, Arc::clone(clock), journal);
-    let engine = Engine::new(Arc::clone(&store), floor, Arc::clone(clock), lease_terms(settings));
+    let standing = Arc::new(gate.clone());
+    let tokens =
+        StepTokens::new(Arc::clone(&keys), Arc::clone(rights), standing, Arc::clone(clock));
+    let (terms, rights) = (lease_terms(settings), Arc::clone(rights));
+    let engine = Engine::with_rights(Arc::clone(&store), floor, Arc::clone(clock), terms, rights);
     let scheduler = scheduler::open(settings, own, &store, &engine, &gate, clock).await?;
-    Ok(Core { store, admin, gate, engine, scheduler, auditor })
+    Ok(Core { store, admin, gate, engine, scheduler, auditor, keys, tokens })
+}
+
+/// The keys that sign, with a first one where steps have tokens.
+async fn signing_keys(
+    settings: &Settings,
+    store: &Arc<dyn Store>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<SigningKeys>, Error> {
+    let source = settings.step_tokens.key.clone();
+    let keys = SigningKeys::open(Arc::clone(store), source, Arc::clone(clock)).await?;
+    if settings.step_tokens.rights.issuer().is_some() {
+        keys.ensure(STEP).await?;
+    }
+    Ok(keys)
 }
 
 async fn open(

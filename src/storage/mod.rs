@@ -11,6 +11,7 @@ mod audit;
 pub(crate) mod conformance;
 mod credentials;
 mod schedules;
+mod signing;
 pub mod sqlite;
 pub mod token_file;
 
@@ -27,10 +28,12 @@ pub use self::credentials::{
 
 pub use self::schedules::{JobChange, JobCounts, NextState, RUNS_KEPT, RunEnd, ScheduleStore};
 
+pub use self::signing::{SigningKeyRecord, SigningKeyStore};
+
 use crate::domain::{
-    Area, Json, LeaseId, Namespace, Scope, StepId, TaskId, Timestamp,
+    Area, Json, LeaseId, Namespace, Scope, StepId, StepNo, TaskId, Timestamp,
     history::{Attempt, Event, Stamp},
-    principal::Identity,
+    principal::{GrantRef, Identity},
     task::{Labels, StepCore, Task, TaskState},
     template::Template,
 };
@@ -92,6 +95,8 @@ pub struct TemplateRecord {
     pub registered_by: Identity,
     /// When.
     pub registered_at: Timestamp,
+    /// Who stands behind the rights that its steps ask for, where any does.
+    pub registrar: Option<GrantRef>,
 }
 
 /// What became of a registration.
@@ -108,12 +113,14 @@ pub enum Registered {
 /// Templates.
 #[async_trait]
 pub trait TemplateStore: Send + Sync {
-    /// Keeps a template; its namespace comes to be with its first one.
+    /// Keeps a template, and with it who stands behind the rights that its
+    /// steps ask for; its namespace comes to be with its first one.
     async fn register(
         &self,
         namespace: &Namespace,
         template: Arc<Template>,
         definition: Arc<str>,
+        registrar: Option<GrantRef>,
         stamp: &Stamp,
         now: Timestamp,
     ) -> Result<Registered>;
@@ -373,6 +380,50 @@ pub struct Leased {
     pub traceparent: Option<Arc<str>>,
 }
 
+/// A lease that holds, as its tokens name it.
+#[derive(Clone, Debug)]
+pub struct Tenure {
+    /// Proves the lease.
+    pub id: LeaseId,
+    /// The task's namespace.
+    pub namespace: Namespace,
+    /// The step's id.
+    pub step: StepId,
+    /// The step's name.
+    pub name: Arc<str>,
+    /// Which attempt this is.
+    pub attempt: u32,
+    /// The template, with who stands behind it.
+    pub template: Arc<TemplateRecord>,
+    /// When the lease ends unless a heartbeat extends it.
+    pub expires_at: Timestamp,
+    /// When the attempt times out.
+    pub timeout_at: Timestamp,
+}
+
+impl From<&Leased> for Tenure {
+    fn from(leased: &Leased) -> Self {
+        Self {
+            id: leased.id,
+            namespace: leased.namespace.clone(),
+            step: leased.step,
+            name: Arc::clone(&leased.name),
+            attempt: leased.attempt,
+            template: Arc::clone(&leased.template),
+            expires_at: leased.expires_at,
+            timeout_at: leased.timeout_at,
+        }
+    }
+}
+
+impl Tenure {
+    /// When it ends, if nothing extends it.
+    #[must_use]
+    pub fn deadline(&self) -> Timestamp {
+        self.expires_at.min(self.timeout_at)
+    }
+}
+
 /// Why a lease ended before its result came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revocation {
@@ -488,6 +539,14 @@ pub trait WorkStore: Send + Sync {
         now: Timestamp,
     ) -> Result<Vec<Option<Heartbeat>>>;
 
+    /// The lease of each of these steps that is in progress; none for one that
+    /// is not, or lies outside of the scope.
+    async fn tenures(
+        &self,
+        scope: &Scope,
+        steps: &[(TaskId, StepNo)],
+    ) -> Result<Vec<Option<Tenure>>>;
+
     /// Gives leased steps back that never reached their worker: the attempt
     /// is not used up.
     async fn release(&self, leases: &[LeaseId], now: Timestamp) -> Result<()>;
@@ -566,6 +625,7 @@ pub trait Store:
     + CredentialStore
     + ScheduleStore
     + AuditStore
+    + SigningKeyStore
     + fmt::Debug
     + Send
     + Sync

@@ -20,14 +20,18 @@ const MODULES: &[(&str, &[&str])] = &[
     ("authz", &["domain"]),
     ("audit", &["domain", "storage", "authz"]),
     ("egress", &["domain", "config"]),
-    ("authn", &["domain", "config", "storage", "egress"]),
+    ("signing", &["domain", "config", "storage", "authz"]),
+    ("authn", &["domain", "config", "storage", "authz", "egress", "signing"]),
     ("access", &["domain", "pb", "config", "storage", "authz", "audit", "authn"]),
-    ("admin", &["domain", "storage", "authz", "authn", "access"]),
+    ("admin", &["domain", "storage", "authz", "signing", "authn", "access"]),
     ("engine", &["domain", "storage", "authz"]),
     ("schedule", &["domain", "process", "storage", "authz", "engine", "egress"]),
     (
         "grpc",
-        &["domain", "pb", "config", "authz", "audit", "access", "admin", "engine", "schedule"],
+        &[
+            "domain", "pb", "config", "authz", "audit", "signing", "access", "admin", "engine",
+            "schedule",
+        ],
     ),
     ("gateway", &["pb", "access"]),
     ("line", &["domain", "access", "schedule"]),
@@ -36,8 +40,9 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "domain", "process", "pb", "config", "storage", "authz", "audit", "egress", "authn",
-            "access", "admin", "engine", "schedule", "grpc", "gateway", "line", "web", "worker",
+            "domain", "process", "pb", "config", "storage", "authz", "audit", "egress", "signing",
+            "authn", "access", "admin", "engine", "schedule", "grpc", "gateway", "line", "web",
+            "worker",
         ],
     ),
     ("cli", &["domain", "process", "pb", "config", "audit", "authn", "worker", "server"]),

@@ -74,6 +74,8 @@ mod schedule_network;
 #[cfg(test)]
 mod schedule_process;
 #[cfg(test)]
+mod step_tokens;
+#[cfg(test)]
 mod telemetry;
 #[cfg(test)]
 mod tls;

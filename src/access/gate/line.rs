@@ -110,8 +110,8 @@ impl Gate {
     #[must_use]
     pub fn line_open(&self, request: RequestId, peer: IpAddr) -> Option<Session> {
         let session = self.0.authenticator.line_open()?;
-        let accepted =
-            Accepted { session, fresh: false, unknown_permissions: Vec::new(), counted: None };
+        let (fresh, unknown_permissions) = (false, Vec::new());
+        let accepted = Accepted { session, fresh, unknown_permissions, counted: None, tie: None };
         self.0.accept(self.0.line_call("connect", request, peer), &accepted);
         Some(self.session(accepted, request, peer))
     }

@@ -20,7 +20,7 @@ use super::{
     fields::{Field, Fields, NAME_BYTES_MAX},
     findings::{Findings, Path, shown},
     graph::{self, Reference},
-    inert,
+    inert, rights,
     schema::InputSchema,
 };
 
@@ -82,9 +82,6 @@ const RETRY_FIELDS: [&str; 8] = [
     "max_backoff_ms",
     "max_delay",
 ];
-/// Rights that a step would get; taking them before anything checks them
-/// would smuggle them in.
-const RIGHTS_FIELDS: [&str; 3] = ["permissions", "audiences", "spawns"];
 /// Tasker's kinds of steps that are not run yet.
 const LATER_TYPES: [&str; 4] = ["decision", "deferred_convergence", "batchable", "batch_worker"];
 const BACKOFFS: [(&str, Backoff); 3] =
@@ -241,14 +238,7 @@ fn step(
         .map_or_else(|| Some(RetryPolicy::default()), |field| retry(&field, findings));
     let timeout_ms = timeout_ms(fields, findings);
     refuse_later_types(fields, findings);
-    for name in RIGHTS_FIELDS {
-        if let Some(field) = fields.get(name) {
-            field.fault(
-                format!("`{name}` is not supported yet: it comes with step tokens; take it out"),
-                findings,
-            );
-        }
-    }
+    let asked = rights::read(fields, findings);
     if let Some(metadata) = fields.get("metadata") {
         check_free(metadata.node, &metadata.path, findings);
     }
@@ -263,6 +253,7 @@ fn step(
         depends_on: depends_on.iter().map(|reference| reference.step).collect(),
         retry: retry?,
         timeout_ms: timeout_ms?,
+        asked,
     })
 }
 

@@ -15,6 +15,7 @@ mod findings;
 mod graph;
 mod inert;
 mod metered;
+mod rights;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use check::{ATTEMPTS_MAX, BACKOFF_MS_MAX, STEPS_MAX, TIMEOUT_SECONDS_MAX};
 pub use document::DEFINITION_BYTES_MAX;
 pub use fields::NAME_BYTES_MAX;
 pub use findings::{FINDINGS_MAX, Finding};
+pub use rights::Asked;
 pub use schema::{PATTERNS_MAX, SCHEMA_BYTES_MAX, VIOLATIONS_MAX};
 
 /// What a definition says, checked.
@@ -61,6 +63,8 @@ pub struct StepSpec {
     pub retry: RetryPolicy,
     /// How long an attempt may take, in milliseconds.
     pub timeout_ms: u32,
+    /// What its tokens shall be worth.
+    pub asked: Asked,
 }
 
 /// A template with what its registrar should know.
@@ -99,6 +103,12 @@ impl Template {
     #[must_use]
     pub fn input_schema(&self) -> Option<&Json> {
         self.input_schema.as_ref().map(schema::InputSchema::json)
+    }
+
+    /// Whether any step asks for rights, which its registrar then vouches for.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.steps.iter().any(|step| !step.asked.is_nothing())
     }
 
     /// The handlers that its steps name, each once, sorted.

@@ -460,13 +460,31 @@ fn backoffs_and_types_are_known() {
 }
 
 #[test]
-fn rights_are_refused_until_something_checks_them() {
-    for name in ["permissions", "audiences", "spawns"] {
-        let error = error(&step(&format!("{name}: [\"*\"]")));
-        assert!(
-            error.contains(&format!("steps[0].{name}: `{name}` is not supported yet")),
-            "{error}"
-        );
+fn se_30_what_a_step_asks_for_is_named_one_by_one() {
+    let text = "permissions: [tasks:create, tasks:read]\naudiences: [vault]\nspawns: \
+                [order.line]";
+    let asked = parse(&step(text)).unwrap().template.steps[0].asked.clone();
+    assert_eq!(asked.permissions.names(), ["tasks:create", "tasks:read"]);
+    assert_eq!((&*asked.audiences[0], &*asked.spawns[0]), ("vault", "order.line"));
+    assert!(parse(&step("")).unwrap().template.steps[0].asked.is_nothing());
+    for (text, says) in [
+        ("permissions: [\"*\"]", "is a wildcard"),
+        ("permissions: [\"tasks:*\"]", "is a wildcard"),
+        ("permissions: [api_keys:admin]", "no step can have `api_keys:admin`"),
+        ("permissions: [templates:register]", "no step can have"),
+        ("permissions: [rules:read]", "no step can have"),
+        ("permissions: [rules:write]", "no step can have"),
+        ("permissions: [commands:execute]", "no step can have"),
+        ("permissions: [work:lease]", "no step can have"),
+        ("permissions: [task:create]", "did you mean `tasks:create`"),
+        ("permissions: [tasks:read, tasks:read]", "given twice"),
+        ("permissions: tasks:read", "expected a list"),
+        ("audiences: [\"https://v\"]", "not the short name"),
+        ("audiences: [bailiwick]", "without that"),
+        ("spawns: [\"a b\"]", "is not a name"),
+    ] {
+        let error = error(&step(text));
+        assert!(error.contains(says), "{text}: {error}");
     }
 }
 

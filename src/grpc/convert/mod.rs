@@ -21,7 +21,7 @@ pub(super) use schedules::{new_rule, plan};
 pub(super) use steps::{audit, step};
 pub(super) use tasks::{task_filter, watched};
 pub(super) use templates::{template, template_with_definition};
-pub(super) use work::{heartbeat, lost, revoked, work_result};
+pub(super) use work::{heartbeat, lease, lost, revoked, work_result};
 
 use crate::{domain::Timestamp, engine::PageRequest};
 

@@ -64,34 +64,33 @@ impl From<pb::LeaseStepsRequest> for LeaseRequest {
     }
 }
 
-impl From<&Leased> for pb::Lease {
-    fn from(lease: &Leased) -> Self {
-        let template = &lease.template.template;
-        let spec = template.steps.iter().find(|step| step.name == lease.name);
-        Self {
-            lease_id: lease.id.to_string(),
-            task_uuid: lease.id.task.to_string(),
-            step_uuid: lease.step.to_string(),
-            namespace: lease.namespace.to_string(),
-            name: owned(&lease.name),
-            handler: owned(&lease.handler),
-            attempt: lease.attempt,
-            context: owned(lease.context.as_str()),
-            results: lease
-                .results
-                .iter()
-                .map(|(parent, result)| (owned(parent), owned(result.as_str())))
-                .collect(),
-            initialization: spec
-                .map_or_else(|| owned("{}"), |spec| owned(spec.initialization.as_str())),
-            deadline: Some(time(lease.expires_at)),
-            timeout_at: Some(time(lease.timeout_at)),
-            traceparent: lease.traceparent.as_deref().map(owned),
-            tokens: HashMap::new(),
-            template_name: owned(&template.name),
-            template_version: template.version.to_string(),
-            method: spec.and_then(|spec| spec.method.as_deref()).map(owned),
-        }
+/// A step to do, with its tokens.
+pub(in crate::grpc) fn lease(lease: &Leased, tokens: HashMap<String, String>) -> pb::Lease {
+    let template = &lease.template.template;
+    let spec = template.steps.iter().find(|step| step.name == lease.name);
+    pb::Lease {
+        lease_id: lease.id.to_string(),
+        task_uuid: lease.id.task.to_string(),
+        step_uuid: lease.step.to_string(),
+        namespace: lease.namespace.to_string(),
+        name: owned(&lease.name),
+        handler: owned(&lease.handler),
+        attempt: lease.attempt,
+        context: owned(lease.context.as_str()),
+        results: lease
+            .results
+            .iter()
+            .map(|(parent, result)| (owned(parent), owned(result.as_str())))
+            .collect(),
+        initialization: spec
+            .map_or_else(|| owned("{}"), |spec| owned(spec.initialization.as_str())),
+        deadline: Some(time(lease.expires_at)),
+        timeout_at: Some(time(lease.timeout_at)),
+        traceparent: lease.traceparent.as_deref().map(owned),
+        tokens,
+        template_name: owned(&template.name),
+        template_version: template.version.to_string(),
+        method: spec.and_then(|spec| spec.method.as_deref()).map(owned),
     }
 }
 
@@ -131,19 +130,23 @@ pub(in crate::grpc) fn work_result(
 }
 
 /// Where a lease stands.
-pub(in crate::grpc) fn heartbeat(lease_id: String, beat: Heartbeat) -> pb::HeartbeatStepResponse {
+pub(in crate::grpc) fn heartbeat(
+    lease_id: String,
+    beat: Heartbeat,
+    tokens: HashMap<String, String>,
+) -> pb::HeartbeatStepResponse {
     let deadline = match beat {
         Heartbeat::Held(until) => Some(time(until)),
         Heartbeat::Cancelled | Heartbeat::Lost => None,
     };
     let state = pb::LeaseState::from(beat).into();
-    pb::HeartbeatStepResponse { lease_id, state, deadline }
+    pb::HeartbeatStepResponse { lease_id, state, deadline, tokens }
 }
 
 /// The answer on a stream for a lease that its sender does not have. It does
 /// not tell a foreign lease from none (SE-18).
 pub(in crate::grpc) fn lost(lease_id: String) -> pb::HeartbeatStepResponse {
-    heartbeat(lease_id, Heartbeat::Lost)
+    heartbeat(lease_id, Heartbeat::Lost, HashMap::new())
 }
 
 /// Tells a worker to stop.

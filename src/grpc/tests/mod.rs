@@ -196,6 +196,7 @@ impl House {
             scheduler,
             admin,
             ledger: Some(Arc::new(ledger)),
+            tokens: None,
             readiness: readiness.clone(),
             streams: streams.clone(),
             body_bytes: BODY_BYTES,

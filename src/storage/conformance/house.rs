@@ -209,7 +209,14 @@ impl<E: Engine> House<E> {
         let namespace = ns(namespace);
         let template = Template::parse(&namespace, text).unwrap().template;
         self.store()
-            .register(&namespace, Arc::new(template), text.into(), &stamp("registrar"), self.now())
+            .register(
+                &namespace,
+                Arc::new(template),
+                text.into(),
+                None,
+                &stamp("registrar"),
+                self.now(),
+            )
             .await
             .unwrap()
     }

@@ -11,6 +11,7 @@ pub(crate) mod recovery;
 pub(crate) mod rules;
 pub(crate) mod runs;
 pub(crate) mod schedules;
+pub(crate) mod signing;
 pub(crate) mod tasks;
 pub(crate) mod templates;
 pub(crate) mod workers;
@@ -120,6 +121,9 @@ macro_rules! suite {
             rules::rules_change_only_as_they_were_seen
             rules::every_runner_and_owner_reads_back
             schedules::counts_are_of_a_scope
+            signing::a_signing_key_reads_back_until_it_is_retired
+            signing::who_registered_a_template_is_kept
+            signing::a_lease_is_seen_as_long_as_it_lives
         }
     };
     (@cases $engine:ty => $($module:ident :: $case:ident)*) => {

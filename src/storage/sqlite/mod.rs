@@ -16,6 +16,7 @@ mod rule_row;
 mod run;
 mod schedules;
 mod schema;
+mod signing;
 mod steps;
 mod tasks;
 mod templates;

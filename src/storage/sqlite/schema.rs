@@ -26,6 +26,11 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     },
     Migration { number: 3, name: "schedules", sql: include_str!("migrations/0003_schedules.sql") },
     Migration { number: 4, name: "audit", sql: include_str!("migrations/0004_audit.sql") },
+    Migration {
+        number: 5,
+        name: "step_tokens",
+        sql: include_str!("migrations/0005_step_tokens.sql"),
+    },
 ];
 
 fn checksum(sql: &str) -> String {

@@ -10,9 +10,14 @@ use moka::sync::Cache;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use semver::Version;
 
-use super::{Shared, Sqlite, audit::Changed, error::damaged, namespaces, row, writer::Operation};
+use super::{
+    Shared, Sqlite, audit::Changed, error::damaged, namespaces, row, rule_row, writer::Operation,
+};
 use crate::{
-    domain::{Namespace, Scope, Timestamp, history::Stamp, ids::NamespaceNo, template::Template},
+    domain::{
+        Namespace, Scope, Timestamp, history::Stamp, ids::NamespaceNo, principal::GrantRef,
+        template::Template,
+    },
     storage::{Listed, Page, Registered, Result, TemplateRecord, TemplateStore},
 };
 
@@ -108,7 +113,9 @@ pub(super) fn record(
         return Ok(record);
     }
     let mut select = conn.prepare_cached(
-        "SELECT registered_by, registered_at, definition FROM template WHERE ns = ?1 AND no = ?2",
+        "SELECT t.registered_by, t.registered_at, t.definition, r.owner FROM template t \
+         LEFT JOIN template_registrar r ON r.ns = t.ns AND r.template = t.no \
+         WHERE t.ns = ?1 AND t.no = ?2",
     )?;
     let mut rows = select.query((ns.0, no))?;
     let found = rows.next()?.ok_or_else(|| damaged("the template of a task"))?;
@@ -128,6 +135,7 @@ fn read_record(found: &Row<'_>, key: i64, namespace: &Namespace) -> Result<Templ
         definition,
         registered_by: row::identity(&row::text(found, 0)?)?,
         registered_at: row::time(found, 1)?,
+        registrar: row::text_if_any(found, 3)?.map(|text| rule_row::owner(&text)).transpose()?,
     })
 }
 
@@ -157,12 +165,13 @@ struct Registration {
     namespace: Namespace,
     template: Arc<Template>,
     definition: Arc<str>,
+    registrar: Option<GrantRef>,
     stamp: Stamp,
     now: Timestamp,
 }
 
 fn register(operation: &mut Operation<'_>, new: &Registration) -> Result<Registered> {
-    let Registration { namespace, template, definition, stamp, now } = new;
+    let Registration { namespace, template, definition, registrar, stamp, now } = new;
     let conn = operation.conn;
     let (ns, is_new) = namespaces::number_or_new(conn, namespace)?;
     let version = template.version.to_string();
@@ -206,6 +215,12 @@ fn register(operation: &mut Operation<'_>, new: &Registration) -> Result<Registe
     for handler in handlers {
         insert.execute((ns.0, handler, no))?;
     }
+    if let Some(registrar) = registrar {
+        conn.prepare_cached(
+            "INSERT INTO template_registrar (ns, template, owner) VALUES (?1, ?2, ?3)",
+        )?
+        .execute((ns.0, no, rule_row::owner_text(registrar)?))?;
+    }
     let object = format!("{}/{version}", template.name);
     let changed = Changed { place: Some(namespace.as_str()), object: &object, detail: None };
     operation.audit(stamp, changed, *now)?;
@@ -220,6 +235,7 @@ fn register(operation: &mut Operation<'_>, new: &Registration) -> Result<Registe
         definition: Arc::clone(definition),
         registered_by,
         registered_at: *now,
+        registrar: registrar.clone(),
     })))
 }
 
@@ -272,11 +288,12 @@ impl TemplateStore for Sqlite {
         namespace: &Namespace,
         template: Arc<Template>,
         definition: Arc<str>,
+        registrar: Option<GrantRef>,
         stamp: &Stamp,
         now: Timestamp,
     ) -> Result<Registered> {
         let (namespace, stamp) = (namespace.clone(), stamp.clone());
-        let new = Registration { namespace, template, definition, stamp, now };
+        let new = Registration { namespace, template, definition, registrar, stamp, now };
         self.write(move |operation| register(operation, &new)).await
     }
 

@@ -6,12 +6,13 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::{
-    Sqlite,
+    Shared, Sqlite,
     error::damaged,
     row,
     run::{AttemptRow, Run, serve_first},
     steps::{self, StepRow, one_row},
-    tasks::{put_result, stored_result},
+    tasks::{TaskRow, put_result, stored_result},
+    templates,
     writer::Operation,
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
         principal::Identity,
         task::{Held, StepState},
     },
-    storage::{Heartbeat, Report, Reported, Result, WorkStore},
+    storage::{Heartbeat, Report, Reported, Result, Tenure, WorkStore},
 };
 
 fn dispatch(
@@ -208,6 +209,29 @@ fn heartbeat(
     }))
 }
 
+fn tenure(
+    conn: &Connection,
+    shared: &Shared,
+    scope: &Scope,
+    (task, no): (TaskId, StepNo),
+) -> Result<Option<Tenure>> {
+    let Some(namespace) = shared.locate(scope, task) else { return Ok(None) };
+    let Some(step) = StepRow::load(conn, task, no)? else { return Ok(None) };
+    let Some(held) = step.core.lease else { return Ok(None) };
+    let of = TaskRow::load(conn, task)?.ok_or_else(|| damaged("the task of a step"))?.template;
+    let template = templates::record(conn, shared, (task.namespace_no(), &namespace), of)?;
+    Ok(Some(Tenure {
+        id: held.id,
+        namespace,
+        step: task.step(no),
+        name: step.name,
+        attempt: step.core.attempts,
+        template,
+        expires_at: held.expires_at,
+        timeout_at: held.timeout_at,
+    }))
+}
+
 fn release(operation: &mut Operation<'_>, lease: LeaseId, now: Timestamp) -> Result<()> {
     let conn = operation.conn;
     let Some(namespace) = operation.shared.namespaces.name(lease.task.namespace_no()) else {
@@ -333,6 +357,18 @@ impl WorkStore for Sqlite {
         let (scope, holder, leases) = (scope.clone(), holder.clone(), leases.to_vec());
         self.write(move |operation| {
             leases.iter().map(|lease| heartbeat(operation, &scope, &holder, *lease, now)).collect()
+        })
+        .await
+    }
+
+    async fn tenures(
+        &self,
+        scope: &Scope,
+        steps: &[(TaskId, StepNo)],
+    ) -> Result<Vec<Option<Tenure>>> {
+        let (scope, steps) = (scope.clone(), steps.to_vec());
+        self.read(move |conn, shared| {
+            steps.iter().map(|step| tenure(conn, shared, &scope, *step)).collect()
         })
         .await
     }

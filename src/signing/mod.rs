@@ -1,0 +1,15 @@
+//! What the server itself vouches for: the keys that sign, encrypted at rest
+//! (SE-48), and the tokens of steps (SE-30, SE-31, SE-32).
+//!
+//! Not here: what a step's token opens (`authn`, `access`), who may manage
+//! keys (`admin`).
+
+mod keys;
+mod master;
+mod step;
+
+pub use self::{
+    keys::{Key, ORGANISATION, SigningKeys, State},
+    master::Error,
+    step::{STEP, StepTokens, TYPE, worth},
+};

@@ -23,6 +23,8 @@ pub fn is_audience(name: &str) -> bool {
         && name.bytes().all(rest)
         && name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase())
         && name != OWN_AUDIENCE
+        // The variable of one name would be that of the file of another.
+        && !name.ends_with("_file")
 }
 
 /// The subject of a step's token.
@@ -158,7 +160,8 @@ mod tests {
         for good in ["vault", "aws_sts", "s3"] {
             assert!(is_audience(good), "{good}");
         }
-        for bad in ["", "Vault", "3s", "_x", "a-b", "a b", "bailiwick", "ä", "x\n", "a=b"] {
+        for bad in ["", "Vault", "3s", "_x", "a-b", "a b", "bailiwick", "x_file", "ä", "x\n", "a=b"]
+        {
             assert!(!is_audience(bad), "{bad}");
         }
         assert!(!is_audience(&"x".repeat(65)));

@@ -27,6 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use self::tokens::TokenFiles;
 use super::trace;
 use crate::process::{self, Tail};
 
@@ -156,7 +157,12 @@ impl Command {
         let began = Instant::now();
         let until = step.timeout_at();
         let until = self.timeout.map_or(until, |own| until.min(began + own));
-        let mut child = self.spawn()?;
+        let renewed = step.tokens();
+        let tokens = Arc::clone(&renewed.borrow());
+        let files = TokenFiles::new(&tokens).map_err(|error| {
+            HandlerError::retryable(format!("the step's tokens cannot be kept: {error}"))
+        })?;
+        let mut child = self.spawn(files.variables(&tokens))?;
         let group = Group::of(&child)?;
         let (Some(mut stdin), Some(mut stdout), Some(mut stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
@@ -179,17 +185,21 @@ impl Command {
             tokio::try_join!(feed, collect(&mut stdout, &mut output), errors).map(|_| ())
         };
         let limits = Limits { began, until, cancelled: step.cancelled() };
-        let (status, stopped) = attend(&mut child, group, pipes, limits).await;
+        let (status, stopped) = tokio::select! {
+            ended = attend(&mut child, group, pipes, limits) => ended,
+            never = files.follow(renewed) => match never {},
+        };
         verdict(status, stopped, &output, &errors, &step)
     }
 
-    fn spawn(&self) -> Result<Child, HandlerError> {
+    fn spawn(&self, tokens: Vec<(OsString, OsString)>) -> Result<Child, HandlerError> {
         let mut command = tokio::process::Command::new("/bin/sh");
         command
             .arg("-c")
             .arg(&self.script)
             .env_clear()
             .envs(self.environment.variables.iter().map(|(name, value)| (name, value)))
+            .envs(tokens)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -401,3 +411,4 @@ impl Drop for Group {
 
 #[cfg(test)]
 mod tests;
+mod tokens;

@@ -36,7 +36,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("gateway", &["pb", "access"]),
     ("line", &["domain", "access", "schedule"]),
     ("web", &["domain", "authz", "authn", "access", "admin", "engine", "schedule"]),
-    ("worker", &["process", "pb", "config", "access", "grpc", "gateway"]),
+    ("worker", &["domain", "process", "pb", "config", "access", "grpc", "gateway"]),
     (
         "server",
         &[

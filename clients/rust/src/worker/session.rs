@@ -8,6 +8,7 @@ use std::{
 };
 
 use tokio::{
+    sync::watch,
     task::{JoinError, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
@@ -19,7 +20,7 @@ use super::{
     Settings,
     handler::{self, Outcome},
     link::{Intent, Link, LinkEvent, Outbox, is_permanent, is_refusal, pause},
-    step::StepContext,
+    step::{StepContext, Tokens},
 };
 use crate::{
     error::{Error, Refusal},
@@ -63,6 +64,8 @@ struct Held {
     alive_until: Instant,
     /// When the oldest heartbeat without an answer was sent.
     asked_at: Option<Instant>,
+    /// Where the handler finds fresh tokens.
+    tokens: watch::Sender<Tokens>,
 }
 
 struct Finished {
@@ -298,6 +301,7 @@ impl Session {
         let timeout_at = now + time_left(&lease, self.lease_time);
         let lease = Arc::new(lease);
         let cancelled = CancellationToken::new();
+        let (tokens, renewed) = watch::channel(Arc::new(lease.tokens.clone()));
         match self.held.entry(lease.lease_id.clone()) {
             Entry::Occupied(_) => {
                 debug!(step_uuid = lease.step_uuid, "the server sent a lease twice");
@@ -309,6 +313,7 @@ impl Session {
                 cancelled: cancelled.clone(),
                 alive_until: now + self.lease_time,
                 asked_at: None,
+                tokens,
             }),
         };
         if matches!(self.phase, Phase::Stopping(_)) {
@@ -316,7 +321,7 @@ impl Session {
             cancelled.cancel();
         }
         let settings = Arc::clone(&self.settings);
-        let step = StepContext::new(Arc::clone(&lease), cancelled, timeout_at);
+        let step = StepContext::new(Arc::clone(&lease), cancelled, timeout_at).renewed_by(renewed);
         let span = (settings.make_span)(&step);
         let work = async move {
             let outcome = match settings.handlers.get(&lease.handler) {
@@ -398,9 +403,11 @@ impl Session {
     fn on_heartbeat(&mut self, answer: &HeartbeatStepResponse) {
         match LeaseState::try_from(answer.state) {
             Ok(LeaseState::Held) => {
-                if let Some(held) = self.held.get_mut(&answer.lease_id)
-                    && let Some(asked_at) = held.asked_at.take()
-                {
+                let Some(held) = self.held.get_mut(&answer.lease_id) else { return };
+                if !answer.tokens.is_empty() {
+                    held.tokens.send_replace(Arc::new(answer.tokens.clone()));
+                }
+                if let Some(asked_at) = held.asked_at.take() {
                     // From the asking on, not from the answer: the answer may
                     // have taken long.
                     held.alive_until = held.alive_until.max(asked_at + self.lease_time);

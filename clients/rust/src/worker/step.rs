@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::handler::HandlerError;
@@ -15,7 +15,14 @@ pub struct StepContext {
     lease: Arc<Lease>,
     cancelled: CancellationToken,
     timeout_at: Instant,
+    tokens: watch::Receiver<Tokens>,
 }
+
+/// A step's tokens by the short names of their audiences.
+pub(super) type Tokens = Arc<HashMap<String, String>>;
+
+/// The audience of the token for Bailiwick itself.
+const OWN_AUDIENCE: &str = "bailiwick";
 
 impl fmt::Debug for StepContext {
     /// Neither the lease's id nor tokens nor payloads: they are secrets.
@@ -37,7 +44,35 @@ impl StepContext {
         cancelled: CancellationToken,
         timeout_at: Instant,
     ) -> Self {
-        Self { lease: lease.into(), cancelled, timeout_at }
+        let lease = lease.into();
+        let (_, tokens) = watch::channel(Arc::new(lease.tokens.clone()));
+        Self { lease, cancelled, timeout_at, tokens }
+    }
+
+    /// With tokens that are renewed.
+    pub(super) fn renewed_by(self, tokens: watch::Receiver<Tokens>) -> Self {
+        Self { tokens, ..self }
+    }
+
+    /// The step's token for Bailiwick itself as it is now; heartbeats renew it,
+    /// so ask again before each use. None where the server has no
+    /// `public_url`.
+    #[must_use]
+    pub fn token(&self) -> Option<String> {
+        self.token_for(OWN_AUDIENCE)
+    }
+
+    /// The step's token for an audience outside, by the short name that the
+    /// template and the server's operator have for it.
+    #[must_use]
+    pub fn token_for(&self, audience: &str) -> Option<String> {
+        self.tokens.borrow().get(audience).cloned()
+    }
+
+    /// All tokens, by the short names of their audiences, and every renewal.
+    #[must_use]
+    pub fn tokens(&self) -> watch::Receiver<Arc<HashMap<String, String>>> {
+        self.tokens.clone()
     }
 
     /// The lease as the server sent it. Its id is a secret of this worker.

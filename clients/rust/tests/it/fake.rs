@@ -228,6 +228,7 @@ impl Stream {
             lease_id: lease_id.to_owned(),
             state: i32::from(state),
             deadline: None,
+            tokens: std::collections::HashMap::new(),
         }))
         .await;
     }

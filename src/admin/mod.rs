@@ -6,6 +6,7 @@
 
 pub mod api_keys;
 mod page;
+pub mod signing_keys;
 mod tighten;
 mod token_file;
 pub mod tokens;
@@ -35,6 +36,7 @@ use crate::{
         principal::{Identity, Source},
         secret::Secret,
     },
+    signing::{self, SigningKeys},
     storage::{self, CredentialRecord, Store},
 };
 
@@ -54,6 +56,8 @@ pub struct Admin {
     pub issued: Arc<Issued>,
     /// What it sees of JWTs that were taken back.
     pub recalls: Arc<Recalls>,
+    /// The keys that sign what the server vouches for.
+    pub keys: Arc<SigningKeys>,
     /// The keys of the configuration, which are shown and not changed.
     pub configured: Vec<ConfiguredKey>,
     /// Permissions of other services.
@@ -84,6 +88,25 @@ pub enum Error {
     /// The token file cannot be read or written; nothing has changed.
     #[error(transparent)]
     TokenFile(#[from] storage::token_file::Error),
+    /// The signing keys cannot be used; nothing has changed.
+    #[error("{0}")]
+    Signing(signing::Error),
+}
+
+impl From<signing::Error> for Error {
+    fn from(error: signing::Error) -> Self {
+        match error {
+            signing::Error::Storage(error) => Self::Storage(error),
+            error @ (signing::Error::Missing(_)
+            | signing::Error::Wrong { .. }
+            | signing::Error::Exposed { .. }
+            | signing::Error::Within(_)
+            | signing::Error::Content(_)
+            | signing::Error::File { .. }
+            | signing::Error::Damaged(_)
+            | signing::Error::Library(_)) => Self::Signing(error),
+        }
+    }
 }
 
 type Result<T> = std::result::Result<T, Error>;

@@ -144,6 +144,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::signing;
     use crate::{
         admin::Tokens,
         authn::Authenticator,
@@ -187,7 +188,9 @@ mod tests {
                 disable_unused_after_days: None,
             };
             let authenticator = Authenticator::new(&off).unwrap();
+            let keys = signing::SigningKeys::none(store.clone(), Arc::clone(&clock));
             let admin = Admin {
+                keys,
                 store,
                 issued: Arc::clone(authenticator.issued()),
                 recalls: Arc::clone(authenticator.recalls()),

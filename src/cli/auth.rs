@@ -14,7 +14,10 @@ use std::{
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use super::{Connection, Error, Format, Result, api_keys, certs, credentials, output, scan, view};
+use super::{
+    Connection, Error, Format, Result, api_keys, certs, credentials, output, scan, signing_keys,
+    view,
+};
 use crate::{
     authn::{
         PublicKey,
@@ -115,6 +118,9 @@ pub(super) enum Command {
     /// API keys: create, list, get, revoke, delete
     #[command(subcommand)]
     ApiKey(api_keys::Command),
+    /// Keys that sign step tokens
+    #[command(subcommand)]
+    SigningKeys(signing_keys::Command),
     /// Find leaked secrets in files, in git history and on standard input
     #[command(after_help = scan::HELP)]
     Scan(scan::Scan),
@@ -244,6 +250,7 @@ pub(super) async fn run(
             credentials::revoke_subject(issuer, subject, cascade, connection, format).await
         }
         Command::ApiKey(command) => api_keys::run(command, connection, format).await,
+        Command::SigningKeys(command) => signing_keys::run(command, connection, format).await,
         Command::Scan(args) => Box::pin(scan::run(args, connection, format)).await,
         Command::Whoami => whoami(connection, format).await,
         Command::CanI { permissions, namespace } => {

@@ -15,6 +15,7 @@ mod quickstart;
 mod scan;
 mod schedule;
 mod serve;
+mod signing_keys;
 mod step;
 mod system;
 mod task;

@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::{call::answer, convert};
 use crate::{
-    admin::{Admin, PageRequest, api_keys, tokens},
+    admin::{Admin, PageRequest, api_keys, signing_keys, tokens},
     pb::v1::{self as pb, auth_admin_service_server},
 };
 
@@ -189,6 +189,42 @@ impl auth_admin_service_server::AuthAdminService for AuthAdminService {
             let claim = caller.claim(&request)?;
             api_keys::delete(&self.admin, &caller, &claim, &request.id).await?;
             Ok(pb::DeleteApiKeyResponse {})
+        })
+        .await
+    }
+
+    async fn list_signing_keys(
+        &self,
+        request: Request<pb::ListSigningKeysRequest>,
+    ) -> Result<Response<pb::ListSigningKeysResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let claim = caller.global(&request)?;
+            let keys = signing_keys::list(&self.admin, &claim).into_iter().map(Into::into);
+            Ok(pb::ListSigningKeysResponse { keys: keys.collect() })
+        })
+        .await
+    }
+
+    async fn create_signing_key(
+        &self,
+        request: Request<pb::CreateSigningKeyRequest>,
+    ) -> Result<Response<pb::CreateSigningKeyResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let claim = caller.global(&request)?;
+            let key = signing_keys::create(&self.admin, &claim, &request.purpose).await?;
+            Ok(pb::CreateSigningKeyResponse { key: Some(key.into()) })
+        })
+        .await
+    }
+
+    async fn retire_signing_key(
+        &self,
+        request: Request<pb::RetireSigningKeyRequest>,
+    ) -> Result<Response<pb::RetireSigningKeyResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let claim = caller.global(&request)?;
+            let key = signing_keys::retire(&self.admin, &claim, &request.kid).await?;
+            Ok(pb::RetireSigningKeyResponse { key: Some(key.into()) })
         })
         .await
     }

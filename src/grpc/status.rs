@@ -40,6 +40,8 @@ pub enum Error {
     Unscheduled(schedule::Error),
     /// Nor did one about tokens: their file cannot be changed.
     TokenFile(String),
+    /// Nor did one about signing keys: what encrypts them cannot be used.
+    SigningKeys(String),
 }
 
 impl From<Refusal> for Error {
@@ -66,6 +68,7 @@ impl From<admin::Error> for Error {
             admin::Error::Refused(refusal) => Self::Refused(refusal),
             admin::Error::Storage(error) => Self::Failed(error.into()),
             admin::Error::TokenFile(error) => Self::TokenFile(error.to_string()),
+            admin::Error::Signing(error) => Self::SigningKeys(error.to_string()),
         }
     }
 }
@@ -124,6 +127,7 @@ impl Error {
             Self::Failed(error) => Public::failed(error, request),
             Self::Unscheduled(error) => Public::unscheduled(error, request),
             Self::TokenFile(error) => Public::not_in_file(&error, request),
+            Self::SigningKeys(error) => Public::unsigned(&error, request),
         }
     }
 }
@@ -313,6 +317,17 @@ impl Public {
         );
         let message = "The server cannot change its token file; its log says why under the \
                        request id";
+        Self::new(Code::Internal, Reason::Internal, message)
+    }
+
+    fn unsigned(error: &str, request: Option<RequestId>) -> Self {
+        tracing::error!(
+            request_id = request.map(tracing::field::display),
+            error,
+            "the signing keys cannot be used"
+        );
+        let message = "The server cannot use the key that encrypts its signing keys; its log says \
+                       why under the request id";
         Self::new(Code::Internal, Reason::Internal, message)
     }
 

@@ -213,8 +213,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         routes,
         gateway: Gateway::new(&pool, limits.into())?,
         calls: Observed::new(services, room(limits, &shutdown)),
-        pages: Pages::new(metrics.clone(), &openapi::document(&pool)?)
-            .with_discovery(settings.step_tokens.rights.issuer(), &core.keys),
+        pages: pages(&pool, &metrics, settings, &core)?,
     });
 
     let loops = loops(&core, metrics, tls.clone(), &shutdown);
@@ -242,6 +241,16 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         store: core.store,
         readiness,
     })
+}
+
+fn pages(
+    pool: &DescriptorPool,
+    metrics: &PrometheusHandle,
+    settings: &Settings,
+    core: &Core,
+) -> Result<Pages, Error> {
+    let pages = Pages::new(metrics.clone(), &openapi::document(pool)?);
+    Ok(pages.with_discovery(settings.step_tokens.rights.issuer(), &core.keys))
 }
 
 /// What the RPCs look like, and who may call them.
@@ -436,7 +445,8 @@ async fn core(
     let rights = &settings.step_tokens.rights;
     let keys = signing_keys(settings, &store, clock).await?;
     let authenticator = authenticator.with_step_tokens(&keys, rights);
-    let admin = admin(&authenticator, settings, Arc::clone(&store), Arc::clone(clock)).await?;
+    let admin =
+        admin(&authenticator, settings, (Arc::clone(&store), &keys), Arc::clone(clock)).await?;
     let credentials = Some(Arc::clone(&store));
     let rates = &settings.limits.rates;
     let auditor = Auditor::open(&settings.audit, &store, clock).await?;
@@ -480,7 +490,7 @@ async fn open(
 async fn admin(
     authenticator: &Authenticator,
     settings: &Settings,
-    store: Arc<dyn Store>,
+    (store, keys): (Arc<dyn Store>, &Arc<SigningKeys>),
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<Admin>, Error> {
     let foreign = &settings.auth.extra_permissions;
@@ -495,6 +505,7 @@ async fn admin(
         tokens,
         issued: Arc::clone(authenticator.issued()),
         recalls: Arc::clone(authenticator.recalls()),
+        keys: Arc::clone(keys),
         configured: authenticator.configured_keys(),
         foreign: foreign.clone(),
         issuers: issuers(&settings.auth.mode),

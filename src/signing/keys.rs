@@ -15,7 +15,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::master::{Error, Master};
+use super::{
+    hex_text,
+    master::{Error, Master},
+};
 use crate::{
     config::KeySource,
     domain::{
@@ -135,16 +138,26 @@ impl SigningKeys {
         Ok(Arc::new(this))
     }
 
+    /// None yet, for tests of what is around.
+    #[cfg(test)]
+    pub(crate) fn none(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Self> {
+        let (ring, order) = (RwLock::default(), Mutex::default());
+        let source = KeySource::Given(zeroize::Zeroizing::new([7; 32]));
+        Arc::new(Self { store, source, clock, ring, order })
+    }
+
     async fn load(&self) -> Result<(), Error> {
         let records = self.store.signing_keys().await?;
         let mut keys = Vec::new();
-        let mut counting = records.iter().filter(|key| key.retired_at.is_none()).peekable();
-        if counting.peek().is_some() {
+        if records.iter().any(|key| key.retired_at.is_none()) {
             let master = self.master(Master::open).await?.ok_or_else(|| match &self.source {
                 KeySource::File(path) | KeySource::Within(path) => Error::Missing(path.clone()),
                 KeySource::Given(_) => Error::Library("take the key that encrypts signing keys"),
             })?;
-            for record in counting {
+            for record in &records {
+                if record.retired_at.is_some() {
+                    continue;
+                }
                 keys.push(Arc::new(unsealed(&master, record)?));
             }
         }
@@ -311,6 +324,6 @@ fn name(kid: &str, purpose: &str, organisation: &str) -> String {
 /// Says the purpose to whoever reads it; the rest is of the public key.
 fn kid(purpose: &str, public: &[u8]) -> Arc<str> {
     let digest = digest::digest(&digest::SHA256, public);
-    let short: String = digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let short = hex_text(digest.as_ref().iter().take(8));
     format!("{purpose}-{short}").into()
 }

@@ -17,6 +17,7 @@ use aws_lc_rs::{
 use thiserror::Error as ThisError;
 use zeroize::Zeroizing;
 
+use super::hex_text;
 use crate::{
     config::{KeySource, step_tokens::hex},
     storage,
@@ -141,7 +142,7 @@ impl Master {
         context.update(key);
         let digest = context.finish();
         let short = digest.as_ref().iter().take(FINGERPRINT_BYTES);
-        let fingerprint: String = short.map(|byte| format!("{byte:02x}")).collect();
+        let fingerprint = hex_text(short);
         let key = RandomizedNonceKey::new(&AES_256_GCM, key)
             .map_err(|_| Error::Library("take the key that encrypts signing keys"))?;
         Ok(Self { key, fingerprint: fingerprint.into(), origin })
@@ -194,14 +195,11 @@ fn make(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let mut key = Zeroizing::new([0; 32]);
     rand::fill(&mut *key).map_err(|_| io::Error::other("no randomness"))?;
-    let mut text = Zeroizing::new(String::with_capacity(65));
-    for byte in key.iter() {
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text.push('\n');
+    let text = Zeroizing::new(hex_text(key.iter()));
     // Mode 0600 from the beginning.
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(text.as_bytes())?;
+    file.write_all(b"\n")?;
     file.as_file().sync_all()?;
     match file.persist_noclobber(path) {
         Ok(_) => fs::File::open(folder)?.sync_all(),

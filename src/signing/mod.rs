@@ -8,6 +8,17 @@ mod keys;
 mod master;
 mod step;
 
+use std::fmt::Write as _;
+
+/// Lower-case hex digits.
+fn hex_text<'a>(bytes: impl Iterator<Item = &'a u8>) -> String {
+    bytes.fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 pub use self::{
     keys::{Key, ORGANISATION, SigningKeys, State},
     master::Error,

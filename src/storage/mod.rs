@@ -13,9 +13,10 @@ mod credentials;
 mod schedules;
 mod signing;
 pub mod sqlite;
+mod tenure;
 pub mod token_file;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use thiserror::Error as ThisError;
@@ -28,7 +29,10 @@ pub use self::credentials::{
 
 pub use self::schedules::{JobChange, JobCounts, NextState, RUNS_KEPT, RunEnd, ScheduleStore};
 
-pub use self::signing::{SigningKeyRecord, SigningKeyStore};
+pub use self::{
+    signing::{SigningKeyRecord, SigningKeyStore},
+    tenure::{LeaseTerms, Tenure},
+};
 
 use crate::domain::{
     Area, Json, LeaseId, Namespace, Scope, StepId, StepNo, TaskId, Timestamp,
@@ -380,50 +384,6 @@ pub struct Leased {
     pub traceparent: Option<Arc<str>>,
 }
 
-/// A lease that holds, as its tokens name it.
-#[derive(Clone, Debug)]
-pub struct Tenure {
-    /// Proves the lease.
-    pub id: LeaseId,
-    /// The task's namespace.
-    pub namespace: Namespace,
-    /// The step's id.
-    pub step: StepId,
-    /// The step's name.
-    pub name: Arc<str>,
-    /// Which attempt this is.
-    pub attempt: u32,
-    /// The template, with who stands behind it.
-    pub template: Arc<TemplateRecord>,
-    /// When the lease ends unless a heartbeat extends it.
-    pub expires_at: Timestamp,
-    /// When the attempt times out.
-    pub timeout_at: Timestamp,
-}
-
-impl From<&Leased> for Tenure {
-    fn from(leased: &Leased) -> Self {
-        Self {
-            id: leased.id,
-            namespace: leased.namespace.clone(),
-            step: leased.step,
-            name: Arc::clone(&leased.name),
-            attempt: leased.attempt,
-            template: Arc::clone(&leased.template),
-            expires_at: leased.expires_at,
-            timeout_at: leased.timeout_at,
-        }
-    }
-}
-
-impl Tenure {
-    /// When it ends, if nothing extends it.
-    #[must_use]
-    pub fn deadline(&self) -> Timestamp {
-        self.expires_at.min(self.timeout_at)
-    }
-}
-
 /// Why a lease ended before its result came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revocation {
@@ -636,27 +596,4 @@ pub trait Store:
 
     /// Finishes what is queued and closes.
     async fn close(&self);
-}
-
-/// The terms of leases.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeaseTerms {
-    /// How long a lease lasts without a heartbeat.
-    pub lease: Duration,
-    /// How often workers send one.
-    pub heartbeat: Duration,
-}
-
-impl LeaseTerms {
-    /// Leases of this length, with two heartbeats that may be lost.
-    #[must_use]
-    pub fn lasting(lease: Duration) -> Self {
-        Self { lease, heartbeat: lease / 3 }
-    }
-}
-
-impl Default for LeaseTerms {
-    fn default() -> Self {
-        Self::lasting(Duration::from_secs(30))
-    }
 }

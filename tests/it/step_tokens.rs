@@ -487,3 +487,121 @@ async fn se_48_the_key_of_keys_is_made_outside_the_data_and_needed_again() {
     let (_, now) = server.json("GET", "/.well-known/jwks.json", &[], None).await;
     assert_eq!(now, before, "by the same key from the environment");
 }
+
+#[tokio::test]
+async fn create_signing_key_signs_and_retire_signing_key_ends_what_was_signed() {
+    let server = house(setup(), SPAWNS).await;
+    let lease = leased(&server).await;
+    let old = own(&lease);
+    let first = part(&old, 0)["kid"].as_str().unwrap().to_owned();
+    let path = |kid: &str| format!("/v1/auth/signing-keys/{kid}/retire");
+    let (status, answer) = server.as_root("POST", &path(&first), Some(json!({}))).await;
+    assert_eq!(status, 400, "the one that signs is not retired: {answer}");
+
+    let body = Some(json!({"purpose": "step"}));
+    let (status, made) = server.as_root("POST", "/v1/auth/signing-keys", body).await;
+    assert_eq!((status, &made["state"]), (201, &json!("signs")), "{made}");
+    let body = json!({"lease_id": lease["lease_id"]});
+    let (_, beat) = server.as_root("POST", "/v1/work/heartbeat", Some(body)).await;
+    assert_eq!(part(&own(&beat), 0)["kid"], made["kid"]);
+    let (_, set) = server.json("GET", "/.well-known/jwks.json", &[], None).await;
+    assert_eq!(set["keys"].as_array().unwrap().len(), 2, "{set}");
+    assert_alive(&server, &old, "the former key verifies").await;
+
+    let (status, retired) = server.as_root("POST", &path(&first), Some(json!({}))).await;
+    assert_eq!((status, &retired["state"]), (200, &json!("retired")), "{retired}");
+    assert_dead(&server, &old, "its key is retired").await;
+    assert_alive(&server, &own(&beat), "by the new key").await;
+    let (_, set) = server.json("GET", "/.well-known/jwks.json", &[], None).await;
+    assert_eq!(set["keys"].as_array().unwrap().len(), 1, "{set}");
+    let server = server.again().await;
+    assert_alive(&server, &own(&beat), "after a restart").await;
+    assert_dead(&server, &old, "after a restart").await;
+    let (_, listed) = server.as_root("GET", "/v1/auth/signing-keys", None).await;
+    let states: Vec<_> = listed["keys"].as_array().unwrap().iter().map(|k| &k["state"]).collect();
+    assert_eq!(states, ["signs", "retired"], "{listed}");
+    assert!(!listed.to_string().contains("private"), "{listed}");
+
+    for (verb, path, body) in [
+        ("POST", "/v1/auth/signing-keys", json!({"purpose": "audit"})),
+        ("POST", "/v1/auth/signing-keys/none/retire", json!({})),
+    ] {
+        let (status, answer) = server.as_root(verb, path, Some(body)).await;
+        assert!(matches!(status, 400 | 404), "{path}: {status} {answer}");
+    }
+    // Everywhere or not at all.
+    let token = Token::new("keeper", &["signing_keys:admin"]).within(&["shop"]).sign();
+    let (status, _) = bearer(&server, &token, "GET", "/v1/auth/signing-keys", None).await;
+    assert_eq!(status, 403);
+}
+
+#[tokio::test]
+async fn signing_keys_are_managed_by_the_command_line() {
+    let server = house(setup(), SPAWNS).await;
+    let old = own(&leased(&server).await);
+    let run = async |args: &[&str]| {
+        let args = [&["auth", "signing-keys"], args].concat();
+        server.run_json(&args).await["keys"].as_array().unwrap().clone()
+    };
+    assert_eq!(run(&["list"]).await.len(), 1);
+    assert_eq!(run(&["create"]).await[0]["state"], "signs");
+    let rotated = run(&["rotate"]).await;
+    let states: Vec<_> = rotated.iter().map(|key| key["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["signs", "verifies", "verifies"]);
+    let kid = rotated[1]["kid"].as_str().unwrap();
+    assert_eq!(run(&["retire", kid]).await[0]["state"], "retired");
+    assert_alive(&server, &old, "its key verifies").await;
+    let rotated = run(&["rotate", "--retire"]).await;
+    assert!(rotated[1..].iter().all(|key| key["state"] == "retired"), "{rotated:?}");
+    assert_dead(&server, &old, "its key is retired").await;
+}
+
+#[tokio::test]
+async fn se_19_a_handler_finds_its_tokens_and_their_renewals() {
+    let asked = "permissions: [tasks:create]\n    audiences: [vault]\n    spawns: [order]\n    \
+                 metadata: {}";
+    let server = house(setup().lease_seconds(5), asked).await;
+    let out = server.path("said");
+    let script = format!(
+        "work=env >{out}.env; cat $BAILIWICK_STEP_TOKEN_FILE >{out}.first; \
+         ls -l $BAILIWICK_STEP_TOKEN_FILE >{out}.mode; sleep 8; \
+         cat $BAILIWICK_STEP_TOKEN_FILE >{out}.last; cat $BAILIWICK_TOKEN_VAULT_FILE >{out}.vault",
+        out = out.display()
+    );
+    let mut command = server.cli();
+    command.args(["worker", "run", "--namespace", "shop", "--handler", &script]);
+    let _worker = crate::harness::Process::start(command);
+    let task = create(&server, "parent").await;
+    let ended = async {
+        loop {
+            let (_, found) = server.as_root("GET", &format!("/v1/tasks/{task}"), None).await;
+            if found["state"] == "complete" {
+                return;
+            }
+            assert_ne!(found["state"], "blocked_by_failures", "{found}");
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(crate::harness::PATIENCE, ended).await.unwrap();
+    let read = |name: &str| fs::read_to_string(format!("{}.{name}", out.display())).unwrap();
+    let env = read("env");
+    let found: std::collections::BTreeMap<_, _> =
+        env.lines().filter_map(|line| line.split_once('=')).collect();
+    let ours: Vec<_> = found.keys().filter(|name| name.starts_with("BAILIWICK")).collect();
+    assert_eq!(
+        ours,
+        [
+            &"BAILIWICK_STEP_TOKEN",
+            &"BAILIWICK_STEP_TOKEN_FILE",
+            &"BAILIWICK_TOKEN_VAULT",
+            &"BAILIWICK_TOKEN_VAULT_FILE"
+        ]
+    );
+    let (first, last) = (read("first"), read("last"));
+    assert_eq!(first, found["BAILIWICK_STEP_TOKEN"]);
+    assert!(read("mode").starts_with("-rw-------"), "{}", read("mode"));
+    assert!(part(&last, 1)["exp"].as_i64() > part(&first, 1)["exp"].as_i64(), "renewed");
+    assert_eq!(part(&read("vault"), 1)["aud"], "https://vault.example");
+    assert!(!fs::exists(found["BAILIWICK_STEP_TOKEN_FILE"]).unwrap(), "gone with its step");
+    assert_dead(&server, &last, "the step is done").await;
+}

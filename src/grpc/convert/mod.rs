@@ -9,6 +9,7 @@ mod audit;
 mod credentials;
 mod ids;
 mod schedules;
+mod signing_keys;
 mod states;
 mod steps;
 mod tasks;

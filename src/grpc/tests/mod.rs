@@ -110,7 +110,9 @@ fn admin(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Admin> {
         disable_unused_after_days: None,
     };
     let authenticator = Authenticator::new(&off).unwrap();
+    let keys = crate::signing::SigningKeys::none(Arc::clone(&store), Arc::clone(&clock));
     Arc::new(Admin {
+        keys,
         store,
         tokens: Tokens::Database,
         issued: Arc::clone(authenticator.issued()),

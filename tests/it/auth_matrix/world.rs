@@ -299,8 +299,20 @@ impl World {
                 "name": "matrix", "scopes": ["api_keys:admin"], "namespaces": [NAMESPACE],
             }),
             "GetApiKey" | "RevokeApiKey" | "DeleteApiKey" => json!({"id": key}),
+            "RetireSigningKey" => json!({"kid": self.signing_key().await}),
             _ => return None,
         })
+    }
+
+    /// The id of a signing key that another one has replaced.
+    async fn signing_key(&self) -> String {
+        let mut made = Vec::new();
+        for _ in 0..2 {
+            let request = pb::CreateSigningKeyRequest::default();
+            let answer = self.root.auth_admin().create_signing_key(request).await.unwrap();
+            made.push(answer.into_inner().key.unwrap().kid);
+        }
+        made.remove(0)
     }
 
     /// The requests about jobs and rules; none for other methods.

@@ -249,7 +249,7 @@ impl SigningKeys {
             public_key,
             private_key: sealed,
             sealed_by: Arc::clone(&master.fingerprint),
-            created_by: stamp.actor.clone().unwrap_or(nobody),
+            created_by: stamp.actor().cloned().unwrap_or(nobody),
             created_at: now,
             activated_at: at,
             retired_at: None,

@@ -18,7 +18,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/versions.env"
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/bailiwick/tools
 
-all=(debian shellcheck brokers grpcurl grpc-health-probe h2spec buf python keycloak cargo-deny cargo-fuzz)
+all=(debian shellcheck brokers grpcurl grpc-health-probe h2spec buf python verifiers keycloak cargo-deny cargo-fuzz)
 
 say() { printf 'tools: %s\n' "$*" >&2; }
 fail() { printf 'tools: error: %s\n' "$*" >&2; exit 1; }
@@ -38,6 +38,7 @@ home() {
         cargo-fuzz) echo "$cache/cargo-fuzz-$CARGO_FUZZ_VERSION" ;;
         keycloak) echo "$cache/keycloak-$KEYCLOAK_VERSION" ;;
         python) echo "$cache/python-$KUBERNETES_VALIDATE_VERSION-$OPENAPI_SPEC_VALIDATOR_VERSION" ;;
+        verifiers) echo "$cache/verifiers-$PYJWT_VERSION-$JOSE_VERSION" ;;
         *) fail "no tool is called $1; there are: ${all[*]}" ;;
     esac
 }
@@ -65,6 +66,11 @@ found() {
 from importlib.metadata import version
 print(version("kubernetes-validate") + "-" + version("openapi-spec-validator"))'
             ;;
+        verifiers)
+            [[ -x $bin/pyjwt-python && -x $bin/jose-node ]] && "$bin/python" -c '
+from importlib.metadata import version
+print(version("pyjwt"), end="-")' && node -p "require('$bin/../node_modules/jose/package.json').version"
+            ;;
     esac 2>/dev/null || true
 }
 
@@ -78,6 +84,7 @@ pinned() {
         cargo-fuzz) echo "$CARGO_FUZZ_VERSION" ;;
         keycloak) echo "$KEYCLOAK_VERSION" ;;
         python) echo "$KUBERNETES_VALIDATE_VERSION-$OPENAPI_SPEC_VALIDATOR_VERSION" ;;
+        verifiers) echo "$PYJWT_VERSION-$JOSE_VERSION" ;;
     esac
 }
 
@@ -134,6 +141,20 @@ fetch() {
             "$dir/bin/pip" install --quiet --disable-pip-version-check \
                 "kubernetes-validate==$KUBERNETES_VALIDATE_VERSION" \
                 "openapi-spec-validator==$OPENAPI_SPEC_VALIDATOR_VERSION"
+            ;;
+        verifiers)
+            # Libraries of others that verify step tokens as their users would.
+            need python3 "apt-get install python3"
+            need npm "install Node.js"
+            python3 -c 'import ensurepip' 2>/dev/null || apt_install python3-venv
+            python3 -m venv "$dir"
+            "$dir/bin/pip" install --quiet --disable-pip-version-check "pyjwt[crypto]==$PYJWT_VERSION"
+            npm install --silent --prefix "$dir" --no-save --no-audit --no-fund "jose@$JOSE_VERSION"
+            # Programs under names of their own: they read a script from stdin.
+            ln -s python "$dir/bin/pyjwt-python"
+            printf '#!/bin/sh\ncd %q && exec node --input-type=module - "$@"\n' "$dir" \
+                >"$dir/bin/jose-node"
+            chmod 0755 "$dir/bin/jose-node"
             ;;
     esac
 }

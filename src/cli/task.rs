@@ -31,7 +31,7 @@ pub(super) enum Command {
         after_help = "Examples:\n  bailiwick task watch 0192…\n  bailiwick task watch 0192… --format json | jq .step"
     )]
     Watch(Watch),
-    /// Cancel a task: its open steps at once
+    /// Cancel a task and all that its steps made: open steps at once
     #[command(after_help = "Examples:\n  bailiwick task cancel 0192… --reason 'ordered twice'")]
     Cancel {
         /// The task's id
@@ -111,6 +111,12 @@ pub(super) struct List {
     /// How many at most
     #[arg(long, default_value_t = 50)]
     limit: usize,
+    /// Only tasks that steps of this task made
+    #[arg(long, value_name = "TASK_UUID")]
+    parent: Option<String>,
+    /// Only tasks that descend from this one
+    #[arg(long, value_name = "TASK_UUID")]
+    root: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -243,6 +249,8 @@ async fn list(args: List, connection: &Connection, format: Format) -> Result {
         state: args.states.iter().map(|state| parse_state(state)).collect::<Result<_>>()?,
         page_size: 0,
         page_token: String::new(),
+        parent_task_uuid: args.parent,
+        root_task_uuid: args.root,
     };
     let mut tasks: Vec<view::Task> = Vec::new();
     while tasks.len() < args.limit {

@@ -72,6 +72,10 @@ pub(crate) struct Task {
     updated_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     completed_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_task_uuid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    root_task_uuid: Option<String>,
     pub(crate) steps: StepCounts,
 }
 
@@ -95,6 +99,8 @@ impl From<pb::Task> for Task {
         let counts = task.steps.unwrap_or_default();
         Self {
             state,
+            parent_task_uuid: task.parent_task_uuid,
+            root_task_uuid: task.root_task_uuid,
             task_uuid: task.task_uuid,
             namespace: task.namespace,
             name: task.name,

@@ -239,6 +239,7 @@ impl Settings {
             (&base, &storage),
             (&roles, &extra),
             variable.as_ref(),
+            raw.limits.spawned_tasks_per_root,
         )?;
         let mut auth = auth::auth(&raw.auth, &base, &roles, Reach::of(&server), &mut warnings)?;
         if let Mode::On(credentials) = &mut auth.mode {

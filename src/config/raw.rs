@@ -281,6 +281,7 @@ pub(super) struct Limits {
     pub(super) trusted_proxies: Vec<String>,
     pub(super) egress_allow: Vec<String>,
     pub(super) egress_ca_path: Option<String>,
+    pub(super) spawned_tasks_per_root: u64,
 }
 
 impl Default for Limits {
@@ -308,6 +309,7 @@ impl Default for Limits {
             trusted_proxies: Vec::new(),
             egress_allow: Vec::new(),
             egress_ca_path: None,
+            spawned_tasks_per_root: 1_000,
         }
     }
 }

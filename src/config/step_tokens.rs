@@ -10,7 +10,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::{Error, Mode, Roles, Server, Storage, given, raw};
+use super::{Error, Mode, Roles, Server, Storage, given, number, raw};
 use crate::domain::{
     PermissionSet, Scope,
     rights::{AUDIENCE_BYTES_MAX, NamespaceRights, StepRights, is_audience},
@@ -21,6 +21,8 @@ pub(super) const KEY_VARIABLE: &str = "BAILIWICK_KEY_ENCRYPTION_KEY";
 const KEY_FILE: &str = "auth.key_encryption_key_file";
 /// The file of the key where none is named.
 const KEY_FILE_DEFAULT: &str = "keys/master.key";
+/// The most tasks that one may have below it: a cancel reaches all at once.
+const SPAWNED_MAX: u64 = 10_000;
 /// The longest audience.
 const AUDIENCE_TEXT_BYTES_MAX: usize = 512;
 
@@ -61,6 +63,7 @@ pub(super) fn step_tokens(
     (base, storage): (&Path, &Storage),
     (roles, extra): (&Roles, &BTreeSet<Arc<str>>),
     variable: Option<&Zeroizing<String>>,
+    spawned: u64,
 ) -> Result<StepTokens, Error> {
     let issuer: Option<Arc<str>> = server.public_url.as_deref().map(Into::into);
     let mut seen = BTreeSet::new();
@@ -81,7 +84,8 @@ pub(super) fn step_tokens(
         all.push(NamespaceRights { prefix, scope, ceiling, audiences });
     }
     let key = key_source(raw, base, storage, variable)?;
-    Ok(StepTokens { rights: Arc::new(StepRights::new(issuer, all)), key })
+    let budget = number("limits.spawned_tasks_per_root", spawned, 1, SPAWNED_MAX)?;
+    Ok(StepTokens { rights: Arc::new(StepRights::new(issuer, all, budget)), key })
 }
 
 fn audiences(

@@ -11,6 +11,8 @@ use super::{Namespace, Permission, PermissionSet, Scope, TaskId};
 /// The key of the token for our own API among the tokens of a lease; no
 /// audience has this short name.
 pub const OWN_AUDIENCE: &str = "bailiwick";
+/// How far from its root a task that steps made can be.
+pub const SPAWN_DEPTH_MAX: u32 = 8;
 /// The longest short name of an audience.
 pub const AUDIENCE_BYTES_MAX: usize = 64;
 
@@ -68,15 +70,26 @@ pub struct NamespaceRights {
 pub struct StepRights {
     issuer: Option<Arc<str>>,
     namespaces: Vec<NamespaceRights>,
+    spawn_budget: u32,
 }
 
 impl StepRights {
     /// With an issuer steps have tokens; without one they have none.
     #[must_use]
-    pub fn new(issuer: Option<Arc<str>>, mut namespaces: Vec<NamespaceRights>) -> Self {
+    pub fn new(
+        issuer: Option<Arc<str>>,
+        mut namespaces: Vec<NamespaceRights>,
+        spawn_budget: u32,
+    ) -> Self {
         // The nearest one counts: longest first.
         namespaces.sort_by_key(|rights| std::cmp::Reverse(rights.prefix.len()));
-        Self { issuer, namespaces }
+        Self { issuer, namespaces, spawn_budget }
+    }
+
+    /// How many tasks may descend from one.
+    #[must_use]
+    pub fn spawn_budget(&self) -> u32 {
+        self.spawn_budget
     }
 
     /// Who issues the tokens, which is also our own audience; none when steps
@@ -123,7 +136,7 @@ mod tests {
     #[test]
     fn the_nearest_namespace_counts() {
         let of = vec![rights("shop", &["tasks:*"], "a"), rights("shop.eu", &["tasks:read"], "b")];
-        let all = StepRights::new(Some("https://b.example".into()), of);
+        let all = StepRights::new(Some("https://b.example".into()), of, 1);
         let at = |name: &str| Namespace::parse(name).unwrap();
         assert!(all.ceiling(&at("shop")).contains(Permission::TasksCreate));
         assert!(!all.ceiling(&at("shop.eu.x")).contains(Permission::TasksCreate));

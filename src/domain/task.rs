@@ -286,6 +286,19 @@ pub struct Task {
     pub updated_at: Timestamp,
     /// When it became final.
     pub completed_at: Option<Timestamp>,
+    /// Where it comes from, when a step made it.
+    pub lineage: Option<Lineage>,
+}
+
+/// Where a task comes from that a step made by its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lineage {
+    /// The task whose step made it.
+    pub parent: TaskId,
+    /// The first of them all, which no step made.
+    pub root: TaskId,
+    /// How far from the root, from 1.
+    pub depth: u32,
 }
 
 /// What a caller says about a task; nothing depends on it but the

@@ -51,7 +51,7 @@ pub async fn create(
     fields::priority(task.priority)?;
     let version = task.version.as_deref().map(fields::version).transpose()?;
     let context = fields::object("context", &task.context)?;
-    spawns::check(engine, permit, &task.name).await?;
+    let spawn = spawns::of(engine, permit, &task.name).await?;
     let template =
         engine
             .store
@@ -71,6 +71,7 @@ pub async fn create(
             .filter(|text| text.len() <= TRACEPARENT_BYTES_MAX)
             .map(Into::into),
         entropy: rand::random(),
+        spawn,
     };
     if let Err(refused) = checked {
         // A repeated request without a version may meet a newer, stricter
@@ -78,6 +79,7 @@ pub async fn create(
         return match engine.store.made_before(new).await? {
             Some(Created::New(task) | Created::Existing(task)) => Ok(*task),
             Some(Created::IdempotencyConflict) => Err(Error::IdempotencyConflict),
+            Some(Created::NotSpawned(why)) => Err(spawns::not_spawned(why)),
             None => Err(refused),
         };
     }
@@ -88,6 +90,7 @@ pub async fn create(
         }
         Created::Existing(task) => Ok(*task),
         Created::IdempotencyConflict => Err(Error::IdempotencyConflict),
+        Created::NotSpawned(why) => Err(spawns::not_spawned(why)),
     }
 }
 
@@ -131,6 +134,9 @@ pub async fn list(
     let mut query = Query::new("tasks", claim.identity())
         .with_option(filter.namespace.as_ref().map(crate::domain::Namespace::as_str))
         .with_option(filter.name.as_deref());
+    for above in [filter.parent, filter.root] {
+        query = query.with_option(above.map(|id| id.to_string()).as_deref());
+    }
     // The order in which states are asked for says nothing.
     let mut states = filter.states.clone();
     states.sort_unstable();

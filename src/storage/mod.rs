@@ -31,7 +31,7 @@ pub use self::schedules::{JobChange, JobCounts, NextState, RUNS_KEPT, RunEnd, Sc
 
 pub use self::{
     signing::{SigningKeyRecord, SigningKeyStore},
-    tenure::{LeaseTerms, Tenure},
+    tenure::{LeaseTerms, NotSpawned, Spawn, Tenure},
 };
 
 use crate::domain::{
@@ -165,6 +165,8 @@ pub struct NewTask {
     pub fingerprint: [u8; 32],
     /// Random bits for the id.
     pub entropy: u32,
+    /// The step that makes it, when one does.
+    pub spawn: Option<Spawn>,
 }
 
 /// What became of a creation.
@@ -176,6 +178,8 @@ pub enum Created {
     Existing(Box<Task>),
     /// The key was used for another request.
     IdempotencyConflict,
+    /// A step may not make it.
+    NotSpawned(NotSpawned),
 }
 
 /// Which tasks to list; empty lists and none mean all.
@@ -187,6 +191,10 @@ pub struct TaskFilter {
     pub name: Option<String>,
     /// In one of these states.
     pub states: Vec<TaskState>,
+    /// That a step of this task made.
+    pub parent: Option<TaskId>,
+    /// That descend from this task.
+    pub root: Option<TaskId>,
 }
 
 /// A step as it is shown.
@@ -321,7 +329,8 @@ pub trait TaskStore: Send + Sync {
         step: StepId,
     ) -> Result<Option<(Namespace, Vec<Event>, Vec<Attempt>)>>;
 
-    /// Cancels a task: open steps at once, leases with them.
+    /// Cancels a task and all that descends from it: open steps at once,
+    /// leases with them.
     async fn cancel(
         &self,
         scope: &Scope,

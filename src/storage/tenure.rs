@@ -49,6 +49,26 @@ impl Tenure {
     }
 }
 
+/// The step that makes a task by its token.
+#[derive(Clone, Copy, Debug)]
+pub struct Spawn {
+    /// Its lease, which must hold.
+    pub lease: LeaseId,
+    /// How many tasks may descend from one root.
+    pub budget: u32,
+}
+
+/// Why a step made no task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotSpawned {
+    /// Its lease has ended.
+    LeaseEnded,
+    /// Its task is as far from its root as one can be.
+    TooDeep,
+    /// As many as may be descend from the root.
+    BudgetSpent,
+}
+
 /// The terms of leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseTerms {

@@ -1,11 +1,11 @@
 //! The tokens of steps: what they say, what they open, when they end, and how
 //! their keys are kept.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Stdio, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::{io::AsyncWriteExt as _, time::sleep};
 
 use crate::harness::{
     ORDER, ROOT_KEY, Server, Setup,
@@ -150,6 +150,7 @@ async fn se_31_a_token_opens_only_what_is_for_steps() {
     assert_eq!(status, 201, "{task}");
     let made = format!("step:shop/{}/only", lease["task_uuid"].as_str().unwrap());
     assert!(task["created_by"].as_str().unwrap().contains(&made), "{task}");
+    assert_eq!(task["parent_task_uuid"], lease["task_uuid"], "{task}");
 
     let id = task["task_uuid"].as_str().unwrap();
     for (verb, path) in [
@@ -234,7 +235,9 @@ async fn drain(server: &Server) {
 async fn lease_of(server: &Server, of: &Value) -> Value {
     loop {
         let next = lease(server).await;
-        if next["step_uuid"] == of["step_uuid"] {
+        if next["step_uuid"] == of["step_uuid"]
+            || of["step_uuid"].is_null() && next["task_uuid"] == of["task_uuid"]
+        {
             return next;
         }
         let id = json!({"lease_id": next["lease_id"]});
@@ -604,4 +607,105 @@ async fn se_19_a_handler_finds_its_tokens_and_their_renewals() {
     assert_eq!(part(&read("vault"), 1)["aud"], "https://vault.example");
     assert!(!fs::exists(found["BAILIWICK_STEP_TOKEN_FILE"]).unwrap(), "gone with its step");
     assert_dead(&server, &last, "the step is done").await;
+}
+
+/// A library of others, each with the script of a user of it.
+const STRANGERS: [(&str, &str); 2] = [
+    ("pyjwt-python", include_str!("../fixtures/verify_with_pyjwt.py")),
+    ("jose-node", include_str!("../fixtures/verify_with_jose.mjs")),
+];
+
+/// What it makes of a token.
+async fn stranger(
+    (name, script): (&str, &str),
+    issuer: &str,
+    audience: &str,
+    token: &str,
+) -> Result<Value, String> {
+    let mut command = crate::harness::process::quiet(name);
+    if name == "pyjwt-python" {
+        command.arg("-");
+    }
+    command.args([issuer, audience, token]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| {
+        panic!(
+            "{name}: {error}: run `tools/install.sh verifiers`, then the tests with \
+             `PATH=\"$(tools/install.sh --path):$PATH\"`, or `make test`, which does both"
+        )
+    });
+    child.stdin.take().unwrap().write_all(script.as_bytes()).await.unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    if output.status.success() {
+        Ok(serde_json::from_slice(&output.stdout).unwrap())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+#[tokio::test]
+async fn strangers_verify_the_tokens_of_steps() {
+    let server = house(setup(), "audiences: [vault]").await;
+    let lease = leased(&server).await;
+    let issuer = server.url("");
+    let (ours, vault) = (own(&lease), lease["tokens"]["vault"].as_str().unwrap());
+    let rotated = server.as_root("POST", "/v1/auth/signing-keys", Some(json!({}))).await;
+    assert_eq!(rotated.0, 201);
+    let body = json!({"lease_id": lease["lease_id"]});
+    let (_, beat) = server.as_root("POST", "/v1/work/heartbeat", Some(body)).await;
+    let fresh = beat["tokens"]["vault"].as_str().unwrap();
+    for library in STRANGERS {
+        let name = library.0;
+        for (audience, token) in
+            [(&*issuer, &*ours), ("https://vault.example", vault), ("https://vault.example", fresh)]
+        {
+            let claims = stranger(library, &issuer, audience, token).await.unwrap();
+            assert_eq!(claims["task_uuid"], lease["task_uuid"], "{name}: {claims}");
+            assert_eq!((&claims["step"], &claims["attempt"]), (&json!("only"), &json!(1)));
+        }
+        let other = stranger(library, &issuer, "https://other.example", vault).await;
+        assert!(other.unwrap_err().to_lowercase().contains("aud"), "{name}");
+        let end = vault.rfind('.').unwrap();
+        let forged = format!("{}.{}", &vault[..end], &ours[ours.rfind('.').unwrap() + 1..]);
+        let said = stranger(library, &issuer, "https://vault.example", &forged).await.unwrap_err();
+        assert!(said.to_lowercase().contains("signature"), "{name}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn se_45_children_are_bounded_listed_and_cancelled_with_their_root() {
+    let mut few = setup();
+    few.environment.push(("BAILIWICK__LIMITS__SPAWNED_TASKS_PER_ROOT".to_owned(), "3".to_owned()));
+    // A template that lists itself.
+    let server = house(few, "permissions: [tasks:create]\n    spawns: [parent, order]").await;
+    let first = leased(&server).await;
+    let root = first["task_uuid"].as_str().unwrap().to_owned();
+    let body = json!({"namespace": "shop", "name": "parent"});
+    let (status, child) =
+        bearer(&server, &own(&first), "POST", "/v1/tasks", Some(body.clone())).await;
+    assert_eq!(status, 201, "{child}");
+    let second =
+        lease_of(&server, &json!({"step_uuid": null, "task_uuid": child["task_uuid"]})).await;
+    let (status, deep) = bearer(&server, &own(&second), "POST", "/v1/tasks", Some(body)).await;
+    assert_eq!(status, 201, "{deep}");
+    assert_eq!(deep["parent_task_uuid"], child["task_uuid"]);
+    assert_eq!(deep["root_task_uuid"], json!(root));
+    assert_alive(&server, &own(&first), "the third").await;
+    let (status, answer) = order(&server, &own(&second)).await;
+    assert_eq!(status, 400, "{answer}");
+    assert!(answer.to_string().contains("spawned_tasks_per_root"), "{answer}");
+
+    let (_, listed) =
+        server.as_root("GET", &format!("/v1/tasks?root_task_uuid={root}"), None).await;
+    assert_eq!(listed["tasks"].as_array().unwrap().len(), 3, "{listed}");
+    let shown = server.run_json(&["task", "list", "--parent", &root]).await;
+    assert_eq!(shown["tasks"].as_array().unwrap().len(), 2, "{shown}");
+    let (status, _) = server.as_root("DELETE", &format!("/v1/tasks/{root}"), None).await;
+    assert_eq!(status, 200);
+    for id in [&json!(root), &child["task_uuid"], &deep["task_uuid"]] {
+        let path = format!("/v1/tasks/{}", id.as_str().unwrap());
+        let (_, task) = server.as_root("GET", &path, None).await;
+        assert_eq!(task["state"], "cancelled", "{task}");
+    }
+    assert_dead(&server, &own(&second), "its root was cancelled").await;
 }

@@ -47,7 +47,17 @@ pub(in crate::grpc) fn task_filter(request: &pb::ListTasksRequest) -> Result<Tas
         namespace: namespace_filter(request.namespace.as_deref())?,
         name: request.name.clone(),
         states: request.state.iter().map(state).collect::<Result<_, _>>()?,
+        parent: relative("parent_task_uuid", request.parent_task_uuid.as_deref())?,
+        root: relative("root_task_uuid", request.root_task_uuid.as_deref())?,
     })
+}
+
+fn relative(field: &str, text: Option<&str>) -> Result<Option<TaskId>, Refusal> {
+    let parse = |text: &str| {
+        let wrong = || Refusal::invalid(Reason::FieldInvalid, field, "not the id of a task");
+        TaskId::parse(text).ok_or_else(wrong)
+    };
+    text.filter(|text| !text.is_empty()).map(parse).transpose()
 }
 
 impl From<Task> for pb::Task {
@@ -72,6 +82,8 @@ impl From<Task> for pb::Task {
             updated_at: Some(time(task.updated_at)),
             completed_at: task.completed_at.map(time),
             steps: Some((&task.core.counts).into()),
+            parent_task_uuid: task.lineage.map(|lineage| lineage.parent.to_string()),
+            root_task_uuid: task.lineage.map(|lineage| lineage.root.to_string()),
         }
     }
 }

@@ -251,6 +251,7 @@ impl<E: Engine> House<E> {
             traceparent: None,
             fingerprint: [7; 32],
             entropy: self.entropy.fetch_add(1, Ordering::SeqCst),
+            spawn: None,
         }
     }
 

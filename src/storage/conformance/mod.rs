@@ -124,6 +124,8 @@ macro_rules! suite {
             signing::a_signing_key_reads_back_until_it_is_retired
             signing::who_registered_a_template_is_kept
             signing::a_lease_is_seen_as_long_as_it_lives
+            signing::what_steps_make_is_bounded_in_depth_and_number
+            signing::a_cancel_reaches_all_that_descends
         }
     };
     (@cases $engine:ty => $($module:ident :: $case:ident)*) => {

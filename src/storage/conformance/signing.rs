@@ -2,15 +2,19 @@
 
 use super::{
     Engine,
-    house::{House, ns, scope, stamp, who},
+    house::{House, ns, page, scope, stamp, who},
 };
 use crate::{
     domain::{
-        Scope, StepNo,
+        LeaseId, Scope, StepNo,
         principal::{GrantRef, Method},
+        rights::SPAWN_DEPTH_MAX,
+        task::{Lineage, TaskState},
         template::Template,
     },
-    storage::{Registered, SigningKeyRecord},
+    storage::{
+        Cancelled, Created, NewTask, NotSpawned, Registered, SigningKeyRecord, Spawn, TaskFilter,
+    },
 };
 
 pub(crate) async fn a_signing_key_reads_back_until_it_is_retired<E: Engine>(house: &mut House<E>) {
@@ -92,4 +96,73 @@ pub(crate) async fn a_lease_is_seen_as_long_as_it_lives<E: Engine>(house: &mut H
     assert!(house.store().tenures(&everywhere, &other).await.unwrap()[0].is_none());
     house.fail(lease.id, "no").await;
     assert!(house.store().tenures(&everywhere, &place).await.unwrap()[0].is_none());
+}
+
+/// Makes a task by the lease of a step.
+async fn spawned<E: Engine>(house: &House<E>, lease: LeaseId, budget: u32) -> Created {
+    let task = NewTask { spawn: Some(Spawn { lease, budget }), ..house.new_task("shop/one") };
+    house.create_task(task).await
+}
+
+pub(crate) async fn what_steps_make_is_bounded_in_depth_and_number<E: Engine>(
+    house: &mut House<E>,
+) {
+    house.one_step("shop", "").await;
+    let root = house.create("shop/one").await;
+    assert_eq!(root.lineage, None);
+    let (mut parent, mut above) = (root.core.id, Vec::new());
+    for depth in 1..=SPAWN_DEPTH_MAX {
+        let lease = house.lease("shop", "h").await;
+        assert_eq!(lease.id.task, parent);
+        let Created::New(child) = spawned(house, lease.id, 9).await else { panic!("{depth}") };
+        let lineage = Lineage { parent, root: root.core.id, depth };
+        assert_eq!(child.lineage, Some(lineage));
+        assert_eq!(house.task(child.core.id).await.lineage, Some(lineage));
+        above.push(lease.id);
+        parent = child.core.id;
+    }
+    let lease = house.lease("shop", "h").await;
+    let deep = spawned(house, lease.id, 9).await;
+    assert!(matches!(deep, Created::NotSpawned(NotSpawned::TooDeep)), "{deep:?}");
+    let Created::New(_) = spawned(house, above[0], 9).await else { panic!("the ninth") };
+    let tenth = spawned(house, above[0], 9).await;
+    assert!(matches!(tenth, Created::NotSpawned(NotSpawned::BudgetSpent)), "{tenth:?}");
+    house.complete(above[0], "1").await;
+    let ended = spawned(house, above[0], 99).await;
+    assert!(matches!(ended, Created::NotSpawned(NotSpawned::LeaseEnded)), "{ended:?}");
+
+    let all = async |filter: TaskFilter| {
+        let found = house.store().tasks(&Scope::Everything, &filter, &page(99, None)).await;
+        found.unwrap().items.len()
+    };
+    let id = Some(root.core.id);
+    assert_eq!(all(TaskFilter { root: id, ..TaskFilter::default() }).await, 9);
+    assert_eq!(all(TaskFilter { parent: id, ..TaskFilter::default() }).await, 2);
+    assert_eq!(all(TaskFilter::default()).await, 10);
+}
+
+pub(crate) async fn a_cancel_reaches_all_that_descends<E: Engine>(house: &mut House<E>) {
+    house.one_step("shop", "").await;
+    let root = house.create("shop/one").await.core.id;
+    let other = house.create("shop/one").await.core.id;
+    let of_root = house.lease("shop", "h").await;
+    assert_eq!(of_root.id.task, root);
+    let Created::New(child) = spawned(house, of_root.id, 9).await else { panic!("a child") };
+    let of_other = house.lease("shop", "h").await;
+    assert_eq!(of_other.id.task, other);
+    let of_child = house.lease("shop", "h").await;
+    assert_eq!(of_child.id.task, child.core.id);
+    let Created::New(deep) = spawned(house, of_child.id, 9).await else { panic!("a grandchild") };
+    let (by, now) = (stamp("creator"), house.now());
+    let cancelled = house.store().cancel(&Scope::Everything, root, Some("why"), &by, now).await;
+    assert!(matches!(cancelled.unwrap(), Some(Cancelled::Done(_))));
+    for id in [root, child.core.id, deep.core.id] {
+        assert_eq!(house.state(id).await, TaskState::Cancelled);
+    }
+    assert_eq!(house.state(other).await, TaskState::InProgress);
+    let mut revoked: Vec<_> = house.revoked().into_iter().map(|(lease, _)| lease.task).collect();
+    revoked.sort();
+    assert_eq!(revoked, [root, child.core.id]);
+    let late = spawned(house, of_child.id, 9).await;
+    assert!(matches!(late, Created::NotSpawned(NotSpawned::LeaseEnded)), "{late:?}");
 }

@@ -202,6 +202,7 @@ pub(crate) async fn lists_filter_by_state_and_name<E: Engine>(house: &mut House<
         namespace: namespace.map(ns),
         name: name.map(ToOwned::to_owned),
         states: states.to_vec(),
+        ..TaskFilter::default()
     };
     assert_eq!(list(by(None, None, &[])).await, [pending, two, done].into());
     assert_eq!(list(by(None, None, &[TaskState::Pending])).await, [pending, two].into());

@@ -8,6 +8,7 @@ mod audit;
 mod credentials;
 mod error;
 mod events;
+mod lineage;
 mod namespaces;
 mod open;
 mod readers;

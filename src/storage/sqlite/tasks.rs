@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _};
 use super::{
     Sqlite,
     error::damaged,
-    events, row,
+    events, lineage, row,
     run::{self, Run},
     steps::{StepRow, one_row},
     templates, views,
@@ -194,6 +194,11 @@ fn create(
     if let Some(before) = made_before(conn, new, ns)? {
         return Ok(before);
     }
+    let place = match new.spawn.as_ref().map(|spawn| lineage::place(conn, spawn)).transpose()? {
+        Some(Ok(place)) => Some(place),
+        Some(Err(why)) => return Ok(Created::NotSpawned(why)),
+        None => None,
+    };
     let id = fresh_id(conn, new, ns, now)?;
     let template = &new.template.template;
     let mut begun = advance::begin(id, template);
@@ -219,6 +224,9 @@ fn create(
     if let Some(labels) = row::labels_body(&new.labels)? {
         run::put_payload(conn, id, run::LABELS, &labels)?;
     }
+    if let Some(place) = place {
+        lineage::insert(conn, id, place)?;
+    }
     keep_key(conn, new, id)?;
     let created = Task {
         core: run.task.core.clone(),
@@ -231,6 +239,7 @@ fn create(
         created_at: now,
         updated_at: run.task.updated_at,
         completed_at: run.task.completed_at,
+        lineage: place,
     };
     run.serve_elsewhere(operation, now)?;
     Ok(Created::New(Box::new(created)))
@@ -256,6 +265,16 @@ fn cancel(
             return Ok(Some(Cancelled::Final(run.task.core.state)));
         }
         run.write(operation, stamp, reason, now)?;
+    }
+    for below in lineage::descendants(conn, id)? {
+        let Some(mut run) = Run::load(conn, namespace.clone(), below)? else { continue };
+        if run.task.core.state.is_final() {
+            continue;
+        }
+        run.load_open(conn)?;
+        if run.advance(operation, Happens::Cancelled, None, now).is_ok() {
+            run.write(operation, stamp, reason, now)?;
+        }
     }
     let task = views::task(conn, &namespace, id)?.ok_or_else(|| damaged("a task"))?;
     Ok(Some(Cancelled::Done(Box::new(task))))

@@ -18,7 +18,7 @@ use crate::{
     domain::{
         Json, Namespace, StepNo, TaskId,
         ids::NamespaceNo,
-        task::{StepState, Task, TaskCore},
+        task::{Lineage, StepState, Task, TaskCore},
     },
     storage::{Listed, Page, Result, Step, StepBrief, TaskFilter},
 };
@@ -29,9 +29,11 @@ const RESULT_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub(super) fn task(conn: &Connection, namespace: &Namespace, id: TaskId) -> Result<Option<Task>> {
     let mut select = conn.prepare_cached(
         "SELECT t.state, t.counts, t.started, t.last_seq, m.name, m.version, t.priority, l.body, \
-         t.created_by, t.created_at, t.updated_at, t.completed_at FROM task t \
+         t.created_by, t.created_at, t.updated_at, t.completed_at, g.parent, g.root, g.depth \
+         FROM task t \
          JOIN template m ON m.ns = t.ns AND m.no = t.template \
          LEFT JOIN payload l ON l.ns = t.ns AND l.task = t.task AND l.slot = -1 \
+         LEFT JOIN lineage g ON g.ns = t.ns AND g.task = t.task \
          WHERE t.ns = ?1 AND t.task = ?2",
     )?;
     let mut rows = select.query((id.namespace_no().0, id.as_bytes()))?;
@@ -58,7 +60,14 @@ fn read_task(found: &Row<'_>, namespace: &Namespace, id: TaskId) -> Result<Task>
         created_at: row::time(found, 9)?,
         updated_at: row::time(found, 10)?,
         completed_at: row::time_if_any(found, 11)?,
+        lineage: lineage(found)?,
     })
+}
+
+fn lineage(found: &Row<'_>) -> Result<Option<Lineage>> {
+    let Some(parent) = found.get::<_, Option<[u8; 16]>>(12)? else { return Ok(None) };
+    let (parent, root) = (TaskId::from_bytes(parent), TaskId::from_bytes(found.get(13)?));
+    Ok(Some(Lineage { parent, root, depth: found.get(14)? }))
 }
 
 /// Tasks of several namespaces, newest first. Ids sort by time in every
@@ -120,11 +129,26 @@ fn candidates(
         "SELECT task FROM task {only_open} WHERE ns = ?1 AND task < ?2 AND task > ?3 {open} \
          AND (1 << state) & ?4 <> 0 \
          AND (?5 IS NULL OR template IN (SELECT no FROM template WHERE ns = ?1 AND name = ?5)) \
+         AND (?7 IS NULL OR task IN \
+         (SELECT task FROM lineage WHERE ns = ?1 AND parent = ?7)) \
+         AND (?8 IS NULL OR task IN (SELECT task FROM lineage WHERE ns = ?1 AND root = ?8)) \
          ORDER BY task DESC LIMIT ?6"
     ))?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let ids = select
-        .query_map((ns.0, before, floor, states, filter.name.as_deref(), limit), |row| row.get(0))?
+        .query_map(
+            (
+                ns.0,
+                before,
+                floor,
+                states,
+                filter.name.as_deref(),
+                limit,
+                filter.parent.as_ref().map(TaskId::as_bytes),
+                filter.root.as_ref().map(TaskId::as_bytes),
+            ),
+            |row| row.get(0),
+        )?
         .collect::<rusqlite::Result<_>>()?;
     Ok(ids)
 }

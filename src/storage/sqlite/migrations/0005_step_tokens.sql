@@ -21,3 +21,15 @@ CREATE TABLE template_registrar (
     owner    TEXT NOT NULL,
     PRIMARY KEY (ns, template)
 ) WITHOUT ROWID;
+
+-- Tasks that steps made by their tokens. All of a root lie in its namespace.
+CREATE TABLE lineage (
+    ns     INTEGER NOT NULL,
+    task   BLOB NOT NULL,
+    parent BLOB NOT NULL,
+    root   BLOB NOT NULL,
+    depth  INTEGER NOT NULL,
+    PRIMARY KEY (ns, task)
+) WITHOUT ROWID;
+CREATE INDEX lineage_parent ON lineage (ns, parent, task);
+CREATE INDEX lineage_root ON lineage (ns, root, task);

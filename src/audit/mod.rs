@@ -11,6 +11,7 @@ pub mod key;
 mod ledger;
 pub mod line;
 mod repeated;
+mod retention;
 pub mod seal;
 mod sealed;
 mod sealer;
@@ -22,6 +23,7 @@ pub use self::{
     journal::{Inbox, Journal, Lost, Options, run},
     ledger::{Entry, Error, Ledger, Who},
     repeated::Repetition,
+    retention::{Retention, retain},
     sealer::{Sealer, Unsealed},
     search::{Filter, Found, FoundPage},
 };

@@ -1,12 +1,18 @@
 //! `[audit]`: what is recorded, by which key it is sealed, and how long it is
 //! kept.
 
-use std::path::{Path, PathBuf};
+use std::{
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+};
 
-use super::{Error, given, raw};
+use super::{Error, given, number, raw};
 
 /// Where the key lies, beside the configuration file, when no setting says.
 const KEY_FILE: &str = "keys/audit.key";
+
+/// A hundred years.
+const DAYS: u64 = 36_500;
 
 /// `[audit]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,14 +26,27 @@ pub struct Audit {
     pub fail_closed: bool,
     /// Whether calls that only read are recorded too.
     pub record_reads: bool,
+    /// For how many days records are kept; for ever by default.
+    pub retention_days: Option<NonZeroU32>,
+    /// How many MiB of records are kept; all by default.
+    pub retention_mb: Option<NonZeroU32>,
 }
 
 pub(super) fn audit(raw: raw::Audit, base: &Path) -> Result<Audit, Error> {
-    let raw::Audit { enabled, key_file, fail_closed, record_reads } = raw;
+    let raw::Audit { enabled, key_file, fail_closed, record_reads, retention_days, retention_mb } =
+        raw;
     if fail_closed && !enabled {
         let problem = "says that nothing is done without a record, and `audit.enabled` is false";
         return Err(Error::invalid("audit.fail_closed", problem));
     }
     let key_file = given(key_file).map_or_else(|| KEY_FILE.into(), PathBuf::from);
-    Ok(Audit { enabled, key_file: base.join(key_file), fail_closed, record_reads })
+    let most = u64::from(u32::MAX);
+    Ok(Audit {
+        enabled,
+        key_file: base.join(key_file),
+        fail_closed,
+        record_reads,
+        retention_days: NonZeroU32::new(number("audit.retention_days", retention_days, 0, DAYS)?),
+        retention_mb: NonZeroU32::new(number("audit.retention_mb", retention_mb, 0, most)?),
+    })
 }

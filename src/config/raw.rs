@@ -363,11 +363,20 @@ pub(super) struct Audit {
     pub(super) key_file: Option<String>,
     pub(super) fail_closed: bool,
     pub(super) record_reads: bool,
+    pub(super) retention_days: u64,
+    pub(super) retention_mb: u64,
 }
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { enabled: true, key_file: None, fail_closed: false, record_reads: true }
+        Self {
+            enabled: true,
+            key_file: None,
+            fail_closed: false,
+            record_reads: true,
+            retention_days: 0,
+            retention_mb: 0,
+        }
     }
 }
 

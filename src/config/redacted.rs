@@ -65,6 +65,8 @@ pub(super) fn redacted(settings: &Settings) -> Value {
             "enabled": audit.enabled,
             "fail_closed": audit.fail_closed,
             "record_reads": audit.record_reads,
+            "retention_days": audit.retention_days.map_or(0, NonZeroU32::get),
+            "retention_mb": audit.retention_mb.map_or(0, NonZeroU32::get),
         },
     });
     if let Some(shown) = shown.pointer_mut("/limits").and_then(Value::as_object_mut) {

@@ -7,7 +7,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Error, key_file};
 use crate::{
-    audit::{self, Inbox, Journal, Options, Sealer, key::AuditKey},
+    audit::{self, Inbox, Journal, Options, Retention, Sealer, key::AuditKey},
     authz::System,
     config,
     domain::Clock,
@@ -61,6 +61,18 @@ impl Auditor {
             keeping.sealer.spawn(run);
         }
         keeping
+    }
+
+    /// Keeps within the bounds of the settings until the shutdown.
+    pub(super) fn retain(
+        settings: &config::Audit,
+        store: &Arc<dyn Store>,
+        clock: &Arc<dyn Clock>,
+        shutdown: CancellationToken,
+    ) -> impl Future<Output = ()> + use<> {
+        let retention = Retention { days: settings.retention_days, mib: settings.retention_mb };
+        let (store, clock) = (Arc::clone(store), Arc::clone(clock));
+        audit::retain(retention, store, clock, System::permit(), shutdown)
     }
 
     /// How it does, for the readiness.

@@ -217,6 +217,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     });
 
     let loops = loops(&core, metrics, tls.clone(), &shutdown);
+    loops.spawn(Auditor::retain(&settings.audit, &core.store, &clock, shutdown.clone()));
     let keeping = core.auditor.start(&core.store, &clock);
     let [grpc, http] = ports.each_ref().map(Listener::address);
     let ports = ports.map(|port| port.secured(tls.clone()));

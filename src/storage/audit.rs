@@ -92,6 +92,15 @@ pub struct AuditState {
     pub base: Vec<ChainHead>,
 }
 
+/// How much of the audit is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditKept {
+    /// Not what was sealed before this moment.
+    pub since: Option<Timestamp>,
+    /// Not more than so many bytes of records.
+    pub bytes: Option<i64>,
+}
+
 /// The audit. Changes bring their records by their [`Stamp`]; what is here is
 /// for everything else.
 ///
@@ -115,4 +124,16 @@ pub trait AuditStore: Send + Sync {
 
     /// The seal that covers a number; none while it is not sealed.
     async fn audit_seal(&self, seq: i64) -> Result<Option<AuditSeal>>;
+
+    /// Lets go what is not to be kept any more, whole checkpoints from the
+    /// beginning and a bounded number at once, never the last one; where each
+    /// chain stands there is kept, so that the rest can still be proven, and so
+    /// is a record of it. Answers how many rows went.
+    async fn let_audit_go(&self, keep: &AuditKept, now: Timestamp) -> Result<u64>;
+
+    /// Up to which number a sink outside has been told; none for a new one.
+    async fn audit_sink(&self, name: &str) -> Result<Option<i64>>;
+
+    /// Notes up to which number a sink has been told.
+    async fn told_audit_sink(&self, name: &str, seq: i64) -> Result<()>;
 }

@@ -1,6 +1,5 @@
-//! What is kept, and the operations on it. Each method is one atomic
-//! operation: when it answers, its changes are on disk. No transaction
-//! crosses these traits.
+//! What is kept, and the operations on it, each of them atomic: when one
+//! answers, its changes are on disk. No transaction crosses these traits.
 //!
 //! Not here: who may do what (`authz`), and when to do it (`engine`). Every
 //! method that touches tenants' data takes a namespace or a scope; what lies
@@ -21,19 +20,15 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use thiserror::Error as ThisError;
 
-pub use self::audit::{AuditDraft, AuditRow, AuditSeal, AuditState, AuditStore, ChainHead};
-
-pub use self::credentials::{
-    CredentialKind, CredentialRecord, CredentialStore, LastUses, PermissionUse, Recall,
-};
-
-pub use self::schedules::{JobChange, JobCounts, NextState, RUNS_KEPT, RunEnd, ScheduleStore};
-
 pub use self::{
+    audit::{AuditDraft, AuditKept, AuditRow, AuditSeal, AuditState, AuditStore, ChainHead},
+    credentials::{
+        CredentialKind, CredentialRecord, CredentialStore, LastUses, PermissionUse, Recall,
+    },
+    schedules::{JobChange, JobCounts, NextState, RUNS_KEPT, RunEnd, ScheduleStore},
     signing::{SigningKeyRecord, SigningKeyStore},
     tenure::{LeaseTerms, NotSpawned, Spawn, Tenure},
 };
-
 use crate::domain::{
     Area, Json, LeaseId, Namespace, Scope, StepId, StepNo, TaskId, Timestamp,
     history::{Attempt, Event, Stamp},

@@ -11,7 +11,7 @@ use crate::{
     storage::{CredentialKind, CredentialRecord, LastUses, PermissionUse, Recall},
 };
 
-fn record<E: Engine>(house: &House<E>, id: &str) -> CredentialRecord {
+pub(super) fn record<E: Engine>(house: &House<E>, id: &str) -> CredentialRecord {
     let mut digest = [0; 32];
     for (place, byte) in digest.iter_mut().zip(id.bytes()) {
         *place = byte;

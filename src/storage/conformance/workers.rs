@@ -9,7 +9,12 @@ use crate::{
     storage::WorkerRecord,
 };
 
-fn worker<E: Engine>(house: &House<E>, area: &str, name: &str, subject: &str) -> WorkerRecord {
+pub(super) fn worker<E: Engine>(
+    house: &House<E>,
+    area: &str,
+    name: &str,
+    subject: &str,
+) -> WorkerRecord {
     WorkerRecord {
         area: Area::parse(area).unwrap(),
         name: name.to_owned(),

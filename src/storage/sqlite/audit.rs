@@ -1,6 +1,8 @@
 //! The audit: records of changes in their own transactions, batches of the
 //! others, and seals.
 
+mod kept;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,7 +15,9 @@ use crate::{
         audit::{Detail, Record, SERVER_CHAIN},
         history::Stamp,
     },
-    storage::{AuditDraft, AuditRow, AuditSeal, AuditState, AuditStore, ChainHead, Result},
+    storage::{
+        AuditDraft, AuditKept, AuditRow, AuditSeal, AuditState, AuditStore, ChainHead, Result,
+    },
 };
 
 /// What a change was about, for its record.
@@ -127,8 +131,11 @@ fn seal(operation: &mut Operation<'_>, seal: &AuditSeal) -> Result<bool> {
     conn.prepare_cached("INSERT INTO audit (chain, body) VALUES (NULL, ?1)")?
         .execute([&*seal.body])?;
     let seq = conn.last_insert_rowid();
+    // The length stands in the head of a row: no text is read.
     conn.prepare_cached(
-        "INSERT INTO audit_seal (last, first, number, seq, links) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO audit_seal (last, first, number, seq, links, bytes) \
+         SELECT ?1, ?2, ?3, ?4, ?5, coalesce(sum(octet_length(body)), 0) \
+         FROM audit WHERE seq BETWEEN ?2 AND ?1",
     )?
     .execute((last, first, seal.number, seq, &seal.links))?;
     let mut upsert = conn.prepare_cached(
@@ -192,5 +199,32 @@ impl AuditStore for Sqlite {
 
     async fn audit_seal(&self, seq: i64) -> Result<Option<AuditSeal>> {
         self.read(move |conn, _| seal_of(conn, seq)).await
+    }
+
+    async fn let_audit_go(&self, keep: &AuditKept, now: Timestamp) -> Result<u64> {
+        let keep = *keep;
+        self.write(move |operation| kept::let_go(operation, keep, now)).await
+    }
+
+    async fn audit_sink(&self, name: &str) -> Result<Option<i64>> {
+        let name = name.to_owned();
+        self.read(move |conn, _| {
+            let mut select = conn.prepare_cached("SELECT seq FROM audit_sink WHERE name = ?1")?;
+            Ok(select.query_row([name], |found| found.get(0)).optional()?)
+        })
+        .await
+    }
+
+    async fn told_audit_sink(&self, name: &str, seq: i64) -> Result<()> {
+        let name = name.to_owned();
+        self.write(move |operation| {
+            let mut upsert = operation.conn.prepare_cached(
+                "INSERT INTO audit_sink (name, seq) VALUES (?1, ?2) \
+                 ON CONFLICT (name) DO UPDATE SET seq = excluded.seq",
+            )?;
+            upsert.execute((&name, seq))?;
+            Ok(())
+        })
+        .await
     }
 }

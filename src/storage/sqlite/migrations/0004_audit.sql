@@ -14,8 +14,12 @@ CREATE TABLE audit_seal (
     first  INTEGER NOT NULL,
     number INTEGER NOT NULL UNIQUE,
     seq    INTEGER NOT NULL, -- the checkpoint's own number in `audit`
+    bytes  INTEGER NOT NULL, -- what the records it covers take
     links  BLOB NOT NULL
 );
+
+-- How much is kept, without a look at the hashes.
+CREATE INDEX audit_seal_bytes ON audit_seal (bytes);
 
 -- Where each chain stands, and where it stood before the first record that is
 -- still kept.
@@ -25,4 +29,10 @@ CREATE TABLE audit_head (
     hash        BLOB NOT NULL,
     base_number INTEGER NOT NULL DEFAULT 0,
     base_hash   BLOB
+) WITHOUT ROWID;
+
+-- Up to which number each sink outside has been told.
+CREATE TABLE audit_sink (
+    name TEXT PRIMARY KEY,
+    seq  INTEGER NOT NULL
 ) WITHOUT ROWID;

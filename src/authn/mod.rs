@@ -26,10 +26,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     fmt,
     net::IpAddr,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, OnceLock, atomic::AtomicI64},
     time::Instant,
 };
 
@@ -48,7 +45,7 @@ use self::{
     jwt::{Good, Issuer, Keys, Policy, Verifier},
     line::LineTokens,
     step::Steps,
-    usage::Usage,
+    usage::{Usage, is_due},
 };
 pub use self::{
     certificate::ClientCertificate,
@@ -492,15 +489,6 @@ impl KeyHolder {
             logged_at: AtomicI64::new(i64::MIN),
         }
     }
-}
-
-/// Whether a line in the log is due; then only one caller hears so.
-fn is_due(logged_at: &AtomicI64, now: Timestamp, every_seconds: i64) -> bool {
-    let last = logged_at.load(Ordering::Relaxed);
-    now.seconds().saturating_sub(last) >= every_seconds
-        && logged_at
-            .compare_exchange(last, now.seconds(), Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
 }
 
 impl JwtHolders {

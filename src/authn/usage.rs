@@ -94,6 +94,15 @@ fn note(slot: &AtomicI64, at: Timestamp) -> bool {
     later && slot.fetch_max(at.micros(), Ordering::Relaxed) < at.micros()
 }
 
+/// Whether a line in the log is due; then only one caller hears so.
+pub(super) fn is_due(logged_at: &AtomicI64, now: Timestamp, every_seconds: i64) -> bool {
+    let last = logged_at.load(Ordering::Relaxed);
+    now.seconds().saturating_sub(last) >= every_seconds
+        && logged_at
+            .compare_exchange(last, now.seconds(), Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

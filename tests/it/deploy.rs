@@ -134,6 +134,7 @@ impl Sandbox {
         let path = work.path();
         fs::create_dir_all(path.join("etc/keys")).unwrap();
         fs::create_dir(path.join("data")).unwrap();
+        fs::create_dir(path.join("keys")).unwrap();
         fs::write(path.join("etc/bailiwick.toml"), &self.config).unwrap();
         public_key(&path.join("etc/keys/jwt-public-key.pem"));
         fs::write(path.join("commands"), self.commands()).unwrap();
@@ -295,7 +296,9 @@ fn the_image_and_the_pod_are_the_same_server() {
     assert_eq!(args, image.list("CMD"));
     assert_eq!(environment(container), image.environment());
     let volume = image.list("VOLUME");
-    assert_eq!(container["volumeMounts"][0]["mountPath"].as_str(), Some(volume[0].as_str()));
+    for (place, volume) in volume.iter().enumerate() {
+        assert_eq!(container["volumeMounts"][place]["mountPath"].as_str(), Some(volume.as_str()));
+    }
     let exposed: Vec<u64> =
         image.get("EXPOSE").split(' ').map(|port| port.parse().unwrap()).collect();
     let ports = container["ports"].as_array().unwrap();
@@ -375,7 +378,7 @@ fn the_unit_is_valid_and_hardened() {
 fn the_unit_serves() {
     let command = unit("ExecStart");
     assert_eq!(command.len(), 1);
-    assert_eq!(unit("StateDirectory"), ["bailiwick"]);
+    assert_eq!(unit("StateDirectory"), ["bailiwick bailiwick-keys"]);
     assert_eq!(unit("ProtectSystem"), ["strict"]);
     Sandbox {
         server: command[0].split_whitespace().map(str::to_owned).collect(),

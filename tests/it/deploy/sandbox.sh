@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Runs a server as a container runtime or systemd would: in a root of its own
-# that is read-only but for the data folder, as uid 65532 without privileges,
+# that is read-only but for the folders of data and keys, as uid 65532 without privileges,
 # with the ports as they stand in a network of its own. Then runs the probes,
 # looks at what must hold, and stops the server by SIGTERM.
 #
 #   sandbox.sh WORK BINARY
 #
-# WORK/etc becomes /etc/bailiwick and WORK/data /var/lib/bailiwick. WORK/commands
+# WORK/etc becomes /etc/bailiwick, WORK/data /var/lib/bailiwick and WORK/keys
+# /var/lib/bailiwick-keys. WORK/commands
 # sets `environment`, `server` and `http_port`, and the arrays of command lines
 # `inside` and `outside`: probes in the server's root, and from without.
 set -euo pipefail
@@ -39,7 +40,7 @@ source "$work/commands"
 
 mkdir -p "$root"
 mount -t tmpfs -o mode=0755 tmpfs "$root"
-mkdir -p "$root"/{usr/bin,usr/lib,etc/bailiwick,var/lib/bailiwick,proc,dev}
+mkdir -p "$root"/{usr/bin,usr/lib,etc/bailiwick,var/lib/bailiwick,var/lib/bailiwick-keys,proc,dev}
 for folder in /usr/lib /usr/lib64 /lib /lib64; do
     if [[ -L $folder ]]; then
         cp -P "$folder" "$root$folder"
@@ -54,8 +55,9 @@ read_only "$(command -v setpriv)" "$root/.setpriv"
 mount --bind /dev/null "$root/dev/null"
 mount --rbind /proc "$root/proc"
 read_only "$work/etc" "$root/etc/bailiwick"
-if [[ $REAL_ROOT -eq 1 ]]; then chown -R 65532:65532 "$work/data"; fi
+if [[ $REAL_ROOT -eq 1 ]]; then chown -R 65532:65532 "$work/data" "$work/keys"; fi
 mount --bind "$work/data" "$root/var/lib/bailiwick"
+mount --bind "$work/keys" "$root/var/lib/bailiwick-keys"
 mount -o remount,bind,ro "$root"
 ip link set lo up
 

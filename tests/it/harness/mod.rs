@@ -127,6 +127,14 @@ impl Server {
         Self::launch(Arc::clone(&self.folder), self.setup.clone(), self.grpc, self.http).await
     }
 
+    /// The same after it was asked to end, and did.
+    pub async fn again_gently(mut self) -> Self {
+        self.process.terminate();
+        self.process.exit().await;
+        let [grpc, http] = self.setup.addresses();
+        Self::launch(Arc::clone(&self.folder), self.setup.clone(), grpc, http).await
+    }
+
     /// The same folder and ports, set up in another way.
     pub async fn again_with(mut self, setup: Setup) -> Self {
         self.setup = setup;

@@ -196,10 +196,8 @@ impl Walk {
     /// made again here, so that a record that was changed shows as that one.
     async fn link(&mut self, seq: i64) -> Result<Option<Hash>, Error> {
         if self.seal.as_ref().is_none_or(|seal| !seal.covers.contains(&seq)) {
-            self.seal = match seq <= self.sealed {
-                true => self.ledger.store.audit_seal(seq).await?,
-                false => None,
-            };
+            self.seal =
+                if seq <= self.sealed { self.ledger.store.audit_seal(seq).await? } else { None };
         }
         let Some(seal) = &self.seal else { return Ok(None) };
         let place = usize::try_from(seq.saturating_sub(*seal.covers.start())).unwrap_or_default();

@@ -154,7 +154,7 @@ impl Ledger {
     /// A number behind all that was done before a time.
     async fn behind(&self, last: i64, until: Timestamp) -> Result<i64, Error> {
         // Twice: once as `seek` subtracts it, once for what is kept late.
-        let later = until.plus(Duration::from_secs(120));
+        let later = until.plus(Duration::from_mins(2));
         let first = self.store.audit_state().await?.first;
         Ok(self.seek(first, last, later).await?.saturating_add(1))
     }

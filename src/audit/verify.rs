@@ -254,7 +254,7 @@ impl<'k> Verifier<'k> {
         self.scratch = scratch;
         match line.ok_or_else(unread)? {
             Line::Record(line) => self.record(&line)?,
-            Line::Checkpoint(line, checkpoint) => self.checkpoint(&line, checkpoint)?,
+            Line::Checkpoint(line, checkpoint) => self.checkpoint(&line, &checkpoint)?,
             Line::Closing(line, closing) => return self.close(&line, closing),
         }
         self.digest.update(bytes);
@@ -333,7 +333,7 @@ impl<'k> Verifier<'k> {
         Ok(place)
     }
 
-    fn checkpoint(&mut self, line: &CheckpointLine<'_>, said: Checkpoint) -> Checked {
+    fn checkpoint(&mut self, line: &CheckpointLine<'_>, said: &Checkpoint) -> Checked {
         self.number(line.seq)?;
         let number = said.number;
         self.signed(&said.key, CHECKPOINT_TAG, line.checkpoint.get(), line.signature)
@@ -347,7 +347,7 @@ impl<'k> Verifier<'k> {
             return Err(format!("checkpoint {number} stands where {follows} should"));
         }
         let known = self.checkpoint.as_ref().map(|last| last.hash);
-        if known.or((number == 1).then_some(BEGINNING)).is_some_and(|known| known != prev) {
+        if known.or_else(|| (number == 1).then_some(BEGINNING)).is_some_and(|known| known != prev) {
             return Err(format!("checkpoint {number} does not follow the one before it"));
         }
         let whole = covers.is_none_or(|first| first == said.first);
@@ -356,7 +356,7 @@ impl<'k> Verifier<'k> {
         }
         let hash = chain::checkpoint(line.checkpoint.get());
         self.meet(number, &hash, &prev)?;
-        self.cover(&said)?;
+        self.cover(said)?;
         self.checkpoint = Some(Last { number, hash, covers: said.last, seq: line.seq });
         self.checkpoints += 1;
         Ok(())

@@ -98,7 +98,7 @@ pub(super) async fn export(args: Export, connection: &Connection, format: Format
         return Ok(());
     }
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
+    let folder = folder.unwrap_or_else(|| Path::new("."));
     let wrong = |error: &std::io::Error| unwritten(&out, error);
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|error| wrong(&error))?;
     let exported = {

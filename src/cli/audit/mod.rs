@@ -55,7 +55,7 @@ struct Filter {
     /// Only what this subject did
     #[arg(long, value_name = "SUBJECT")]
     actor: Option<String>,
-    /// Only this RPC: CreateTask, or its full name
+    /// Only this RPC, by its full name or what stands behind the slash
     #[arg(long)]
     rpc: Option<String>,
     /// Only where this permission was asked for

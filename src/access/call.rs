@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{
+    decisions::{By, Decision, Decisions},
     limits::RateState,
     refusal::{Kind, Reason, Refusal, Unauthenticated, reason_name},
 };
@@ -94,6 +95,7 @@ pub struct Caller {
     rate: Option<RateState>,
     proven: Proven,
     journal: Option<Journal>,
+    decisions: Option<Arc<Decisions>>,
 }
 
 /// What became of a call.
@@ -123,7 +125,19 @@ impl Caller {
         origin: Arc<Origin>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { session, origin, clock, rate: None, proven: Proven::default(), journal: None }
+        Self {
+            session,
+            origin,
+            clock,
+            rate: None,
+            proven: Proven::default(),
+            journal: None,
+            decisions: None,
+        }
+    }
+
+    pub(in crate::access) fn with_decisions(self, decisions: &Arc<Decisions>) -> Self {
+        Self { decisions: Some(Arc::clone(decisions)), ..self }
     }
 
     pub(in crate::access) fn with_journal(self, journal: Option<Journal>) -> Self {
@@ -174,10 +188,8 @@ impl Caller {
         let text = request.namespace_text();
         let namespace = Namespace::parse(text)
             .map_err(|error| Refusal::invalid(Reason::FieldInvalid, "namespace", error))?;
-        let permit = self
-            .any_claim::<Q::Right>()?
-            .permit(&namespace)
-            .ok_or_else(|| Refusal::namespace_not_found(text))?;
+        let permit =
+            self.any_claim::<Q::Right>()?.permit(&namespace).ok_or_else(|| self.outside([text]))?;
         self.exercised();
         Ok(permit)
     }
@@ -191,7 +203,7 @@ impl Caller {
         let permit = self
             .any_claim::<Q::Right>()?
             .over(&identifier)
-            .ok_or_else(|| Refusal::namespace_not_found(identifier.as_str()))?;
+            .ok_or_else(|| self.outside([identifier.as_str()]))?;
         self.exercised();
         Ok(permit)
     }
@@ -205,6 +217,7 @@ impl Caller {
         let identifier = identifier(request.identifier_text())?;
         let claim = self.any_claim()?;
         self.exercised();
+        self.origin.asked_for([identifier.as_str()]);
         Ok((identifier, claim))
     }
 
@@ -213,10 +226,8 @@ impl Caller {
         let text = request.namespace_text();
         let area = Area::parse(text)
             .map_err(|error| Refusal::invalid(Reason::FieldInvalid, "namespace", error))?;
-        let claim = self
-            .any_claim::<Q::Right>()?
-            .within(&area)
-            .ok_or_else(|| Refusal::namespace_not_found(text))?;
+        let claim =
+            self.any_claim::<Q::Right>()?.within(&area).ok_or_else(|| self.outside([text]))?;
         self.exercised();
         Ok((area, claim))
     }
@@ -239,10 +250,16 @@ impl Caller {
             self.exercised();
             return Ok((scope, claim));
         }
-        let outside = texts
-            .iter()
-            .find(|text| Scope::parse(&[text]).is_ok_and(|one| !claim.scope().covers(&one)));
-        Err(Refusal::namespace_not_found(outside.map_or("*", String::as_str)))
+        let is_outside =
+            |text: &&str| Scope::parse(&[text]).is_ok_and(|one| !claim.scope().covers(&one));
+        let outside: Vec<&str> = texts.iter().map(String::as_str).filter(is_outside).collect();
+        Err(self.outside(if outside.is_empty() { vec!["*"] } else { outside }))
+    }
+
+    /// The refusal of places outside of the scope; the first one is named.
+    fn outside<'a>(&self, places: impl IntoIterator<Item = &'a str>) -> Refusal {
+        self.origin.asked_for(places);
+        Refusal::namespace_not_found(self.origin.asked().first().map_or("", |place| place))
     }
 
     /// The proof that root calls.
@@ -289,6 +306,7 @@ impl Caller {
     /// in its own transaction; everything else gets one here.
     pub async fn record(&self, ending: Ending<'_>) -> Result<(), Refusal> {
         self.origin.was_settled();
+        self.decided(ending);
         let Some(journal) = &self.journal else { return Ok(()) };
         let Ending { outcome, reason, object } = ending;
         let done = outcome == Outcome::Allowed;
@@ -308,6 +326,18 @@ impl Caller {
                 "The audit cannot be written now, so the call cannot be answered; try again";
             Refusal::new(Kind::Unavailable, Reason::StorageUnavailable, message)
         })
+    }
+
+    /// Notes what became of the call, so that it can be explained at once.
+    fn decided(&self, Ending { outcome, reason, object }: Ending<'_>) {
+        let Some(decisions) = &self.decisions else { return };
+        decisions.note(Decision {
+            at: self.clock.now(),
+            by: By::Caller(Arc::clone(&self.origin)),
+            outcome,
+            reason: reason.map(Into::into),
+            object: bounded(object).map(Into::into),
+        });
     }
 
     /// The same caller by another call of its connection.
@@ -342,6 +372,7 @@ impl Caller {
     /// number.
     pub fn turned_away(&self, reason: &str) {
         self.origin.was_settled();
+        self.decided(Ending { outcome: Outcome::Denied, reason: Some(reason), object: "" });
         let Some(journal) = &self.journal else { return };
         let (reason, now) = (reason.into(), self.clock.now());
         let (origin, rpc) = (Some(Arc::clone(&self.origin)), Arc::clone(&self.origin.rpc));

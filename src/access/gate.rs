@@ -10,6 +10,7 @@ use serde_json::{json, value::to_raw_value};
 use super::{
     call::Caller,
     counters::{Counters, Limited, Outcome},
+    decisions::{By, Decision, Decisions, Stranger},
     limits::{Limits, RateState},
     refusal::{Kind, Reason, Refusal, Unauthenticated, reason_name},
     table::{MethodRule, Mode, Rule},
@@ -22,7 +23,7 @@ use crate::{
     config::Rates,
     domain::{
         Clock, Permission, Principal, RequestId, Scope, Timestamp,
-        audit::{Detail, Origin, Record, SERVER_CHAIN},
+        audit::{self, Detail, Origin, Record, SERVER_CHAIN},
         principal::{GrantRef, Source},
     },
     storage::{AuditDraft, Store},
@@ -35,13 +36,13 @@ const CREDENTIAL: &str = "credential";
 
 /// Lets calls through, or refuses them.
 #[derive(Clone)]
-pub struct Gate(Arc<Inner>);
+pub struct Gate(pub(super) Arc<Inner>);
 
-struct Inner {
-    authenticator: Authenticator,
+pub(super) struct Inner {
+    pub(super) authenticator: Authenticator,
     /// Where uses are counted.
-    credentials: Option<Arc<dyn Store>>,
-    clock: Arc<dyn Clock>,
+    pub(super) credentials: Option<Arc<dyn Store>>,
+    pub(super) clock: Arc<dyn Clock>,
     counters: Counters,
     failures: Throttle,
     denials: Throttle,
@@ -49,6 +50,8 @@ struct Inner {
     excesses: Throttle,
     /// Where decisions are recorded; none in a process without a store.
     journal: Option<Journal>,
+    /// What was decided lately.
+    pub(super) decisions: Arc<Decisions>,
 }
 
 /// What a log line says about a call.
@@ -71,8 +74,8 @@ struct Turned {
 }
 
 /// Why a known caller is turned away.
-#[derive(Clone, Copy)]
-enum Denial {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Denial {
     Permission(Permission),
     Root,
     Node,
@@ -103,6 +106,7 @@ impl Gate {
             limits: Limits::new(rates).with_keys(&keys),
             excesses: Throttle::default(),
             journal,
+            decisions: Arc::default(),
         }))
     }
 
@@ -199,7 +203,8 @@ impl Gate {
             ..Origin::new(Arc::clone(&principal), Arc::clone(&method.full_name), call.request)
         };
         let caller = Caller::new(session, Arc::new(origin), Arc::clone(&self.0.clock))
-            .with_journal(self.0.journal.clone());
+            .with_journal(self.0.journal.clone())
+            .with_decisions(&self.0.decisions);
         let decided = decide(method, &principal)
             .map_err(|denial| self.0.deny(call, &principal, denial))
             .map_err(|refusal| self.0.with_rate(refusal, method, call, &principal))
@@ -224,7 +229,7 @@ impl Standing for Gate {
 }
 
 /// Whether a principal may call an RPC at all: a pure function.
-fn decide(method: &MethodRule, principal: &Principal) -> Result<(), Denial> {
+pub(super) fn decide(method: &MethodRule, principal: &Principal) -> Result<(), Denial> {
     if principal.identity.source == Source::Lease && !method.step {
         return Err(Denial::Step);
     }
@@ -361,6 +366,19 @@ impl Inner {
     fn reject(&self, call: Call<'_>, rejected: &Rejected) -> Refusal {
         let Rejected { why, method, fault } = rejected;
         let reason = fault.label();
+        self.decisions.note(Decision {
+            at: call.now,
+            by: By::Stranger(Arc::new(Stranger {
+                request: call.request,
+                rpc: call.rpc.into(),
+                method: *method,
+                fault: reason,
+                peer: call.peer,
+            })),
+            outcome: audit::Outcome::Denied,
+            reason: Some(reason_name(why.reason()).into()),
+            object: None,
+        });
         if let Some(journal) = &self.journal {
             let one = Repetition {
                 reason: reason_name(why.reason()).into(),

@@ -6,6 +6,8 @@
 
 mod call;
 mod counters;
+mod decisions;
+pub mod explain;
 pub mod gate;
 mod limits;
 mod refusal;

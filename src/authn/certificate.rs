@@ -102,6 +102,11 @@ impl Mapping {
         Self { rules: rules.iter().map(|rule| (Arc::clone(&rule.spiffe), rule.clone())).collect() }
     }
 
+    /// Every rule, in no order.
+    pub(super) fn rules(&self) -> impl Iterator<Item = &CertificateRule> {
+        self.rules.values()
+    }
+
     /// The principal of a certificate; one without a rule is nobody.
     pub(super) fn accept(
         &self,

@@ -100,6 +100,11 @@ impl Authenticator {
         self.line.is_some()
     }
 
+    /// The principals of all tokens of the file, in no order.
+    pub(super) fn line_principals(&self) -> impl Iterator<Item = Arc<Principal>> + '_ {
+        self.line.iter().flat_map(|line| line.by_name.values().cloned())
+    }
+
     /// The principal of the token of this name.
     #[must_use]
     pub fn line_principal(&self, name: &str) -> Option<Arc<Principal>> {

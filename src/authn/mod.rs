@@ -14,6 +14,7 @@ mod issued;
 mod json;
 mod jwks;
 mod jwt;
+pub mod known;
 mod line;
 mod pem;
 mod recalls;

@@ -1,5 +1,5 @@
 //! `bailiwick auth …`: keys and tokens are made here, without a server;
-//! `whoami` and `can-i` ask one.
+//! `whoami`, `can-i` and their like ask one.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use super::{
-    Connection, Error, Format, Result, api_keys, certs, credentials, output, scan, signing_keys,
+    Connection, Error, Format, Result, access, api_keys, certs, credentials, output, scan, signing_keys,
     view,
 };
 use crate::{
@@ -131,15 +131,24 @@ pub(super) enum Command {
     Whoami,
     /// Ask whether you may do something; exit 1 when not
     #[command(
-        after_help = "Examples:\n  bailiwick auth can-i tasks:create --namespace shop\n  bailiwick auth can-i tasks:create steps:read"
+        after_help = "Examples:\n  bailiwick auth can-i tasks:create shop\n  bailiwick auth can-i tasks:create steps:read --namespace shop"
     )]
     CanI {
-        /// The permissions
-        #[arg(required = true, value_name = "PERMISSION")]
+        /// The permissions, and behind them a namespace; anywhere without one
+        #[arg(required = true, value_name = "PERMISSION… [NAMESPACE]")]
         permissions: Vec<String>,
-        /// In this namespace; anywhere by default
+        /// In this namespace
         #[arg(long)]
         namespace: Option<String>,
+    },
+    /// Explain a decision: the rule, what the caller had, what would help
+    #[command(
+        after_help = "Every error says its request id, and so does the header X-Request-Id of every reply.\nDecisions of others need audit:read.\n\nExamples:\n  bailiwick auth why-denied 1f0c8a52-7d0e-4a3b-9c1e-5b6a7d8e9f00\n  bailiwick auth why-denied 1f0c8a52-7d0e-4a3b-9c1e-5b6a7d8e9f00 --format json"
+    )]
+    WhyDenied {
+        /// The id of the call
+        #[arg(value_name = "REQUEST_ID")]
+        request_id: String,
     },
 }
 
@@ -254,7 +263,10 @@ pub(super) async fn run(
         Command::Scan(args) => Box::pin(scan::run(args, connection, format)).await,
         Command::Whoami => whoami(connection, format).await,
         Command::CanI { permissions, namespace } => {
-            can_i(permissions, namespace, connection, format).await
+            access::can_i(permissions, namespace, connection, format).await
+        }
+        Command::WhyDenied { request_id } => {
+            access::why_denied(request_id, connection, format).await
         }
     }
 }
@@ -471,57 +483,4 @@ async fn whoami(connection: &Connection, format: Format) -> Result {
         .map(|grant| vec![grant.permissions.join(", "), grant.namespaces.join(", ")])
         .collect();
     output::table(&["PERMISSIONS", "NAMESPACES"], &rows)
-}
-
-async fn can_i(
-    permissions: Vec<String>,
-    namespace: Option<String>,
-    connection: &Connection,
-    format: Format,
-) -> Result {
-    #[derive(Serialize)]
-    struct Answer {
-        permission: String,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        namespace: Option<String>,
-        allowed: bool,
-    }
-    let client = connection.client().await?;
-    let action = |permission| pb::Action { permission, namespace: namespace.clone() };
-    let request = pb::CanIRequest { actions: permissions.into_iter().map(action).collect() };
-    let answers = client.access().can_i(request).await?.into_inner().answers;
-    let answers: Vec<Answer> = answers
-        .into_iter()
-        .map(|answer| Answer {
-            permission: answer.permission,
-            namespace: answer.namespace,
-            allowed: answer.allowed,
-        })
-        .collect();
-    let denied: Vec<&str> = answers
-        .iter()
-        .filter(|answer| !answer.allowed)
-        .map(|answer| answer.permission.as_str())
-        .collect();
-    let outcome = if denied.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Failed(format!("not allowed: {}", denied.join(", "))))
-    };
-    match format {
-        Format::Json => output::json(&serde_json::json!({ "answers": answers }))?,
-        Format::Table => {
-            let rows: Vec<Vec<String>> = answers
-                .iter()
-                .map(|answer| {
-                    let allowed = if answer.allowed { "yes" } else { "no" };
-                    let namespace =
-                        answer.namespace.clone().unwrap_or_else(|| "anywhere".to_owned());
-                    vec![answer.permission.clone(), namespace, allowed.to_owned()]
-                })
-                .collect();
-            output::table(&["PERMISSION", "NAMESPACE", "ALLOWED"], &rows)?;
-        }
-    }
-    outcome
 }

@@ -73,7 +73,10 @@ fn refused(refusal: &Refusal) -> Option<Cow<'static, str>> {
             "for a JWT: `bailiwick auth generate-token`, or its issuer, makes a new one; for bwk_…: `bailiwick auth mint-token` or `auth api-key create`"
                 .into(),
         ),
-        Some("PERMISSION_MISSING") => Some("`bailiwick auth whoami` shows what you hold".into()),
+        Some("PERMISSION_MISSING" | "ROOT_REQUIRED" | "NOT_FOUND" | "NAMESPACE_NOT_FOUND") => {
+            let id = refusal.request_id.as_ref()?;
+            Some(format!("`bailiwick auth why-denied {id}` tells why, and what would help").into())
+        }
         _ => {
             let wait = refusal.retry_after?;
             // Never too early.

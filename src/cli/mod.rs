@@ -2,6 +2,7 @@
 //! and `worker`. Exit codes: 0 done, 1 refused or not found, 2 wrong usage,
 //! 3 server unreachable.
 
+mod access;
 mod api_keys;
 mod audit;
 mod auth;

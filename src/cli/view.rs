@@ -491,6 +491,12 @@ pub(crate) struct Grant {
     pub(crate) namespaces: Vec<String>,
 }
 
+impl From<pb::Grant> for Grant {
+    fn from(grant: pb::Grant) -> Self {
+        Self { permissions: grant.permissions, namespaces: grant.namespaces }
+    }
+}
+
 impl From<pb::WhoAmIResponse> for Identity {
     fn from(answer: pb::WhoAmIResponse) -> Self {
         let grants = answer.grants.into_iter();
@@ -499,9 +505,7 @@ impl From<pb::WhoAmIResponse> for Identity {
             source: answer.source,
             issuer: answer.issuer,
             method: answer.method,
-            grants: grants
-                .map(|grant| Grant { permissions: grant.permissions, namespaces: grant.namespaces })
-                .collect(),
+            grants: grants.map(Into::into).collect(),
             root: answer.root,
             expires_at: times(answer.expires_at.as_ref()),
         }

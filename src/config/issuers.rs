@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -154,6 +154,12 @@ impl Pattern {
     }
 }
 
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("*"))
+    }
+}
+
 /// A scope's prefix of which some segments are claims.
 #[derive(Clone, Debug)]
 pub struct Place(Vec<Segment>);
@@ -199,6 +205,16 @@ impl Place {
             });
         }
         Scope::parse(&[names.join(".")]).ok()
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let segment = |segment: &Segment| match segment {
+            Segment::Literal(text) => text.clone(),
+            Segment::Claim(name) => format!("{{{name}}}"),
+        };
+        f.write_str(&self.0.iter().map(segment).collect::<Vec<_>>().join("."))
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Origin {
 pub struct Trail {
     /// Where the call was allowed, once a proof says so.
     place: OnceLock<Arc<str>>,
+    /// The places that it asked for, once it was refused for them.
+    asked: OnceLock<Vec<Arc<str>>>,
     /// Whether a change of this call was stored together with its record.
     recorded: AtomicBool,
     /// Whether what became of the call was noted.
@@ -75,6 +77,18 @@ impl Origin {
     #[must_use]
     pub fn place(&self) -> Option<&str> {
         self.trail.place.get().map(|place| &**place)
+    }
+
+    /// Notes what the call asked for when it was refused for that; the first
+    /// counts.
+    pub fn asked_for<'a>(&self, places: impl IntoIterator<Item = &'a str>) {
+        self.trail.asked.get_or_init(|| places.into_iter().map(Arc::from).collect());
+    }
+
+    /// What it asked for; nothing where it was not refused for that.
+    #[must_use]
+    pub fn asked(&self) -> &[Arc<str>] {
+        self.trail.asked.get().map_or(&[], Vec::as_slice)
     }
 
     /// Notes that a change of this call has its record in its transaction.

@@ -217,6 +217,13 @@ impl RequestId {
     pub fn from_random(bytes: [u8; 16]) -> Self {
         Self(uuid::Builder::from_random_bytes(bytes).into_uuid())
     }
+
+    /// Reads it as it is shown, and in no other way.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let id = Uuid::parse_str(text).ok().map(Self)?;
+        (id.to_string() == text).then_some(id)
+    }
 }
 
 macro_rules! shown_as_uuid {

@@ -30,6 +30,26 @@ pub enum Source {
 }
 
 impl Source {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Config,
+        Self::Idp,
+        Self::Database,
+        Self::File,
+        Self::Line,
+        Self::Agent,
+        Self::Lease,
+        Self::Session,
+        Self::Certificate,
+        Self::Disabled,
+    ];
+
+    /// The one that is shown so.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|source| source.as_str() == text)
+    }
+
     /// As it is shown.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -64,6 +84,16 @@ pub enum Method {
 }
 
 impl Method {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::ApiKey, Self::Jwt, Self::Token, Self::Certificate, Self::None];
+
+    /// The one that is shown so.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|method| method.as_str() == text)
+    }
+
     /// As it is shown, and the label of metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::call::answer;
 use crate::{
-    access::{Reason, Refusal},
+    access::{Reason, Refusal, explain::Explainer},
     domain::{Area, Permission, Principal},
     pb::v1::{self as pb, access_service_server},
 };
@@ -22,6 +22,7 @@ const ACTIONS_MAX: usize = 100;
 pub(super) struct AccessService {
     vocabulary: Arc<[pb::Permission]>,
     declared: Arc<BTreeSet<Arc<str>>>,
+    explainer: Explainer,
 }
 
 impl AccessService {
@@ -30,6 +31,7 @@ impl AccessService {
     pub(super) fn new(
         opens: impl IntoIterator<Item = (Permission, String)>,
         declared: BTreeSet<Arc<str>>,
+        explainer: Explainer,
     ) -> Self {
         let mut methods = BTreeMap::<Permission, Vec<String>>::new();
         for (permission, method) in opens {
@@ -44,7 +46,7 @@ impl AccessService {
                 methods,
             }
         });
-        Self { vocabulary: vocabulary.collect(), declared: Arc::new(declared) }
+        Self { vocabulary: vocabulary.collect(), declared: Arc::new(declared), explainer }
     }
 
     fn allowed(
@@ -96,6 +98,17 @@ impl access_service_server::AccessService for AccessService {
                 Ok(pb::CanIAnswer { permission, namespace, allowed })
             });
             Ok(pb::CanIResponse { answers: answers.collect::<Result<_, Refusal>>()? })
+        })
+        .await
+    }
+
+    async fn explain_decision(
+        &self,
+        request: Request<pb::ExplainDecisionRequest>,
+    ) -> Result<Response<pb::ExplainDecisionResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let principal = caller.authenticated(&request)?;
+            Ok(self.explainer.explain(principal, &request.request_id).await?.into())
         })
         .await
     }

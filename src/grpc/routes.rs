@@ -24,6 +24,7 @@ use super::{
     worker_service::WorkerService,
 };
 use crate::{
+    access::explain::Explainer,
     admin::Admin,
     audit::Ledger,
     domain::Permission,
@@ -71,6 +72,8 @@ pub struct Parts {
     pub ledger: Option<Arc<Ledger>>,
     /// Where steps have tokens, what makes them.
     pub tokens: Option<Arc<StepTokens>>,
+    /// What explains decisions.
+    pub explainer: Explainer,
     /// Whether the server is ready.
     pub readiness: Readiness,
     /// Where the tasks of streams run; the shutdown waits for it.
@@ -112,6 +115,7 @@ pub fn routes(parts: Parts) -> Result<Rendered<Routes>, tonic_reflection::server
         admin,
         ledger,
         tokens,
+        explainer,
         readiness,
         streams,
         body_bytes,
@@ -135,7 +139,11 @@ pub fn routes(parts: Parts) -> Result<Rendered<Routes>, tonic_reflection::server
             WorkerServiceServer,
             WorkerService::new(Arc::clone(&engine), Tokens::new(tokens), streams)
         ))
-        .add_service(limited!(body_bytes, AccessServiceServer, AccessService::new(opens, declared)))
+        .add_service(limited!(
+            body_bytes,
+            AccessServiceServer,
+            AccessService::new(opens, declared, explainer)
+        ))
         .add_service(limited!(body_bytes, AuthAdminServiceServer, AuthAdminService::new(admin)))
         .add_service(limited!(body_bytes, AuditServiceServer, AuditService::new(ledger)))
         .add_service(limited!(body_bytes, ScheduleServiceServer, ScheduleService::new(scheduler)))

@@ -46,7 +46,7 @@ use self::{
 };
 pub use self::{clock::SystemClock, spawn::spawn, tls::Error as TlsError};
 use crate::{
-    access::{Gate, MethodRule, Rule, Table, table},
+    access::{Gate, MethodRule, Rule, Table, explain::Explainer, table},
     admin::{self, Admin, FileTokens, Tokens},
     audit::Ledger,
     authn::{self, Authenticator, Ring},
@@ -196,6 +196,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         tokens: core.tokens.clone(),
         scheduler: Arc::clone(&core.scheduler),
         ledger: ledger(&core, &clock),
+        explainer: Explainer::new(core.gate.clone(), Arc::clone(&table)),
         readiness: readiness.clone(),
         streams: streams.clone(),
         body_bytes: settings.limits.body_bytes,

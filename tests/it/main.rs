@@ -36,6 +36,8 @@ mod docs;
 #[cfg(test)]
 mod durability;
 #[cfg(test)]
+mod explain;
+#[cfg(test)]
 mod flows;
 #[cfg(test)]
 mod gate_attack;

@@ -143,7 +143,8 @@ impl Gate {
             ..Origin::new(Arc::clone(&principal), LINE.into(), request)
         };
         let caller = Caller::new(accepted.session, Arc::new(origin), Arc::clone(&self.0.clock))
-            .with_journal(self.0.journal.clone());
+            .with_journal(self.0.journal.clone())
+            .with_decisions(&self.0.decisions);
         Session { gate: self.clone(), caller, principal, peer, asked: Arc::default() }
     }
 }

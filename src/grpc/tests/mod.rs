@@ -28,12 +28,12 @@ use tonic_types::StatusExt as _;
 use tower::{Service, ServiceExt as _};
 
 use crate::{
-    access::{Caller, Rule, Table},
+    access::{Caller, Gate, Rule, Table, explain::Explainer},
     admin::{Admin, Tokens},
     audit::{Ledger, Sealer, key::AuditKey},
     authn::{Authenticator, Session},
     authz::System,
-    config::{Auth, Mode, TokenStore},
+    config::{Auth, Mode, Rates, TokenStore},
     domain::{
         Clock, PermissionSet, RequestId, Scope, Timestamp,
         principal::{Grant, Identity, Principal, Source},
@@ -100,16 +100,19 @@ impl Drop for House {
     }
 }
 
-/// Use cases about credentials over nothing but the store.
-fn admin(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Admin> {
-    let off = Auth {
+fn auth_off() -> Auth {
+    Auth {
         mode: Mode::Off,
         extra_permissions: BTreeSet::new(),
         jwt_token_expiry: Duration::from_hours(1),
         token_store: TokenStore::Database,
         disable_unused_after_days: None,
-    };
-    let authenticator = Authenticator::new(&off).unwrap();
+    }
+}
+
+/// Use cases about credentials over nothing but the store.
+fn admin(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Admin> {
+    let authenticator = Authenticator::new(&auth_off()).unwrap();
     let keys = crate::signing::SigningKeys::none(Arc::clone(&store), Arc::clone(&clock));
     Arc::new(Admin {
         keys,
@@ -126,6 +129,14 @@ fn admin(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Admin> {
         unused_after_days: None,
         order: tokio::sync::Mutex::default(),
     })
+}
+
+/// Explains what nobody decides.
+fn explainer(clock: &Arc<dyn Clock>, table: Table) -> Explainer {
+    let authenticator = Authenticator::new(&auth_off()).unwrap();
+    let clock = Arc::clone(clock);
+    let gate = Gate::new(authenticator, None, &Rates::default(), clock, None);
+    Explainer::new(gate, Arc::new(table))
 }
 
 #[derive(Debug)]
@@ -177,7 +188,7 @@ impl House {
         let sealer = sealer.await.unwrap();
         let ledger = Ledger::new(Arc::clone(&scheduling), sealer, Arc::clone(&clock));
         let engine = Engine::new(store, floor, Arc::clone(&clock), LeaseTerms::default());
-        let scheduler = scheduler(scheduling, &engine, clock).await;
+        let scheduler = scheduler(scheduling, &engine, Arc::clone(&clock)).await;
         let (streams, shutdown) = (TaskTracker::new(), CancellationToken::new());
         TaskTracker::new().spawn(loops::run(
             Arc::clone(&engine),
@@ -199,6 +210,7 @@ impl House {
             admin,
             ledger: Some(Arc::new(ledger)),
             tokens: None,
+            explainer: explainer(&clock, table.clone()),
             readiness: readiness.clone(),
             streams: streams.clone(),
             body_bytes: BODY_BYTES,

@@ -1,0 +1,250 @@
+//! What is known of a decision: from memory, or as far as the audit says it.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::Deserialize;
+
+use super::{Actor, Explainer, Refusal, may_know, unavailable};
+use crate::{
+    access::decisions::{By, Decision},
+    domain::{
+        Permission, Principal, RequestId, Timestamp,
+        audit::{Outcome, SERVER_CHAIN},
+        principal::{GrantRef, Identity, Method, Source},
+    },
+    storage::{AuditRow, Store},
+};
+
+/// How many records one look takes.
+const PAGE: usize = 1_000;
+/// How many looks there are.
+const PAGES: usize = 50;
+/// How long they take at most.
+const TIME_MAX: Duration = Duration::from_secs(1);
+/// The record of a credential in use, which is no decision.
+const CREDENTIAL: &str = "credential";
+
+/// What is known of a decision.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    pub(super) request: RequestId,
+    pub(super) at: Timestamp,
+    pub(super) outcome: Outcome,
+    pub(super) reason: Option<Box<str>>,
+    pub(super) rpc: Arc<str>,
+    pub(super) permission: Option<Permission>,
+    pub(super) actor: Option<Actor>,
+    /// The caller with what it held, or holds now.
+    pub(super) principal: Option<Arc<Principal>>,
+    pub(super) held_now: bool,
+    /// Where it was allowed.
+    pub(super) place: Option<Arc<str>>,
+    /// What it asked for when it was refused.
+    pub(super) asked: Vec<Arc<str>>,
+    pub(super) object: Option<Box<str>>,
+    /// What was wrong with its credential.
+    pub(super) fault: Option<Box<str>>,
+    /// The chain that its record lies in.
+    pub(super) chain: Arc<str>,
+}
+
+impl From<Decision> for Facts {
+    fn from(decision: Decision) -> Self {
+        let request = decision.request();
+        let Decision { at, by, outcome, reason, object } = decision;
+        let facts = Self {
+            request,
+            at,
+            outcome,
+            reason,
+            rpc: "".into(),
+            permission: None,
+            actor: None,
+            principal: None,
+            held_now: false,
+            place: None,
+            asked: Vec::new(),
+            object,
+            fault: None,
+            chain: SERVER_CHAIN.into(),
+        };
+        match by {
+            By::Stranger(stranger) => Self {
+                rpc: Arc::clone(&stranger.rpc),
+                fault: Some(stranger.shown().into()),
+                ..facts
+            },
+            By::Caller(origin) => {
+                let place: Option<Arc<str>> = origin.place().map(Into::into);
+                let chain = match (outcome, &place) {
+                    (Outcome::Allowed | Outcome::Failed, Some(place)) => Arc::clone(place),
+                    (Outcome::Allowed | Outcome::Failed | Outcome::Denied, _) => origin.own_chain(),
+                };
+                let Principal { identity, method, credential_id, .. } = &*origin.principal;
+                Self {
+                    rpc: Arc::clone(&origin.rpc),
+                    permission: origin.permission,
+                    actor: Some(Actor {
+                        identity: identity.clone(),
+                        method: *method,
+                        credential_id: Arc::clone(credential_id),
+                    }),
+                    principal: Some(Arc::clone(&origin.principal)),
+                    place: place.filter(|_| outcome != Outcome::Denied),
+                    asked: origin.asked().to_vec(),
+                    chain,
+                    ..facts
+                }
+            }
+        }
+    }
+}
+
+impl Explainer {
+    /// A decision that somebody may know of, out of the last records of the
+    /// audit. Others are passed over, as if they were not there.
+    pub(super) async fn recorded(
+        &self,
+        asker: &Principal,
+        request: RequestId,
+    ) -> Result<Option<Facts>, Refusal> {
+        let Some(store) = &self.gate.0.credentials else { return Ok(None) };
+        let look = self.look(asker, request, &**store);
+        tokio::time::timeout(TIME_MAX, look).await.unwrap_or(Ok(None))
+    }
+
+    async fn look(
+        &self,
+        asker: &Principal,
+        request: RequestId,
+        store: &dyn Store,
+    ) -> Result<Option<Facts>, Refusal> {
+        let needle = format!("\"request_id\":\"{request}\"");
+        let mut before = i64::MAX;
+        for _ in 0..PAGES {
+            let rows = store.audit_before(before, PAGE).await.map_err(|error| {
+                tracing::error!(%error, "the audit cannot be read");
+                unavailable()
+            })?;
+            let found = rows
+                .iter()
+                .filter(|row| row.body.contains(&needle))
+                .filter_map(|row| self.facts(request, row))
+                .find(|facts| may_know(asker, facts));
+            match (found, rows.last()) {
+                (Some(facts), _) => return Ok(Some(facts)),
+                (None, None) => break,
+                (None, Some(last)) => before = last.seq,
+            }
+        }
+        Ok(None)
+    }
+
+    fn facts(&self, request: RequestId, row: &AuditRow) -> Option<Facts> {
+        let chain = row.chain.clone()?;
+        let record: Recorded = serde_json::from_str(&row.body).ok()?;
+        if record.rpc == CREDENTIAL || record.request_id != request.to_string() {
+            return None;
+        }
+        let actor = record.actor.as_ref().and_then(Actor::read);
+        let at = record.at.parse::<jiff::Timestamp>().ok()?;
+        let permission = record.permission.as_deref().and_then(Permission::parse);
+        Some(Facts {
+            request,
+            at: Timestamp::from_micros(at.as_microsecond()),
+            outcome: record.outcome.into(),
+            reason: record.reason.map(Into::into),
+            rpc: record.rpc.into(),
+            permission,
+            principal: actor.as_ref().and_then(|actor| self.now(actor)),
+            held_now: true,
+            actor,
+            place: record.namespace.map(Into::into),
+            asked: Vec::new(),
+            object: record.object.map(Into::into),
+            fault: None,
+            chain,
+        })
+    }
+
+    /// What a credential holds now.
+    fn now(&self, actor: &Actor) -> Option<Arc<Principal>> {
+        let now = self.gate.0.clock.now();
+        let authenticator = &self.gate.0.authenticator;
+        if actor.identity.source == Source::Line {
+            return authenticator.line_principal(&actor.identity.subject);
+        }
+        // Nobody keeps a JWT, nor what it held.
+        if actor.identity.source == Source::Idp {
+            return None;
+        }
+        let grant = GrantRef {
+            identity: actor.identity.clone(),
+            method: actor.method,
+            credential_id: Arc::clone(&actor.credential_id),
+            grants: Vec::new(),
+            set_at: now,
+            issued_at: None,
+            until: None,
+        };
+        authenticator.standing(&grant, now)
+    }
+}
+
+/// A record of the audit as it is read again.
+#[derive(Debug, Deserialize)]
+struct Recorded {
+    at: String,
+    rpc: String,
+    outcome: RecordedOutcome,
+    reason: Option<String>,
+    #[serde(default)]
+    request_id: String,
+    actor: Option<RecordedActor>,
+    permission: Option<String>,
+    namespace: Option<String>,
+    object: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RecordedOutcome {
+    Allowed,
+    Denied,
+    Failed,
+}
+
+impl From<RecordedOutcome> for Outcome {
+    fn from(outcome: RecordedOutcome) -> Self {
+        match outcome {
+            RecordedOutcome::Allowed => Self::Allowed,
+            RecordedOutcome::Denied => Self::Denied,
+            RecordedOutcome::Failed => Self::Failed,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct RecordedActor {
+    source: String,
+    #[serde(default)]
+    issuer: String,
+    subject: String,
+    method: String,
+    #[serde(default)]
+    credential: String,
+}
+
+impl Actor {
+    fn read(recorded: &RecordedActor) -> Option<Self> {
+        Some(Self {
+            identity: Identity {
+                source: Source::parse(&recorded.source)?,
+                issuer: recorded.issuer.as_str().into(),
+                subject: recorded.subject.as_str().into(),
+            },
+            method: Method::parse(&recorded.method)?,
+            credential_id: recorded.credential.as_str().into(),
+        })
+    }
+}

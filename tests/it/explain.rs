@@ -1,0 +1,198 @@
+//! Explained refusals at the front door (SE-41): what each asker learns of a
+//! decision, and what nobody learns.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Api, ROOT_KEY, Server, alone, credentials::Token};
+
+/// A call with a bearer; the status, the reply and the call's id.
+async fn call(server: &Server, token: &str, verb: &str, path: &str) -> (u16, Value, String) {
+    let verb = reqwest::Method::from_bytes(verb.as_bytes()).unwrap();
+    let answer = server.rest(verb, path).bearer_auth(token).send().await.unwrap();
+    let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    (answer.status().as_u16(), answer.json().await.unwrap(), id)
+}
+
+async fn explain(server: &Server, token: &str, id: &str) -> (u16, Value) {
+    let (status, body, _) = call(server, token, "GET", &format!("/v1/decisions/{id}")).await;
+    (status, body)
+}
+
+/// A refused call's id.
+async fn refused(server: &Server, token: &str, path: &str, status: u16) -> String {
+    let (got, body, id) = call(server, token, "GET", path).await;
+    assert_eq!(got, status, "{body}");
+    assert_eq!(body["request_id"], json!(id), "the refusal says its id");
+    id
+}
+
+fn in_shop(subject: &str, permissions: &[&str]) -> String {
+    Token::new(subject, permissions).within(&["shop"]).sign()
+}
+
+#[tokio::test]
+async fn se_41_a_403_is_explained_by_rest_grpc_and_the_command_line() {
+    let server = Server::start().await;
+    let ci = in_shop("ci", &["tasks:read"]);
+    let id = refused(&server, &ci, "/v1/tasks", 403).await;
+    let (status, told) = explain(&server, &ci, &id).await;
+    assert_eq!(status, 200, "{told}");
+    assert_eq!(told["outcome"], "denied");
+    assert_eq!(told["reason"], "PERMISSION_MISSING");
+    assert_eq!(told["rpc"], "bailiwick.v1.TaskService/ListTasks");
+    assert_eq!(told["subject"]["subject"], "ci");
+    assert_eq!(told["rule"]["kind"], "permission");
+    assert_eq!(told["rule"]["permission"], "tasks:list");
+    assert_eq!(told["rule"]["mode"], "filtered");
+    assert_eq!(told["held"], json!([{"permissions": ["tasks:read"], "namespaces": ["shop"]}]));
+    assert_eq!(told["suggestion"]["permission"], "tasks:list");
+    assert_eq!(told["suggestion"]["namespaces"], json!(["shop"]));
+    assert_eq!(told["suggestion"]["text"], "add `tasks:list` in `shop`");
+    let issuer = &told["granters"][0];
+    assert_eq!(issuer["kind"], "issuer", "{told}");
+    assert!(issuer["text"].as_str().unwrap().contains("by the claim `permissions`"), "{told}");
+    // Others' credentials are not the caller's business.
+    assert!(!told.to_string().contains("root of the tests"), "{told}");
+
+    let bearer = format!("Bearer {ci}");
+    let grpc = server
+        .grpc(
+            "AccessService/ExplainDecision",
+            json!({"request_id": id}),
+            &[("authorization", bearer.as_str())],
+        )
+        .await;
+    assert!(grpc.is_ok(), "{grpc:?}");
+
+    let url = server.grpc_url();
+    let as_ci = ["--url", &url, "--token", &ci];
+    let list = alone(&[&["task", "list"], &as_ci[..]].concat()).await;
+    assert_eq!(list.code, Some(1), "{list}");
+    let hint = list.err.split("why-denied ").nth(1).unwrap().get(..36).unwrap().to_owned();
+    let said = alone(&[&["auth", "why-denied", &hint], &as_ci[..]].concat()).await.good();
+    assert!(said.contains("add `tasks:list` in `shop`"), "{said}");
+    let words = [&["auth", "why-denied", &hint, "--format", "json"], &as_ci[..]].concat();
+    assert_eq!(alone(&words).await.json()["suggestion"]["namespaces"], json!(["shop"]));
+}
+
+#[tokio::test]
+async fn se_41_decisions_of_others_are_absent_like_those_that_never_were() {
+    let server = Server::start().await;
+    let (ci, eve) = (in_shop("ci", &["tasks:read"]), in_shop("eve", &["tasks:*", "steps:*"]));
+    let auditor = in_shop("auditor", &["audit:read"]);
+    let elsewhere = Token::new("elsewhere", &["audit:read"]).within(&["till"]).sign();
+    let id = refused(&server, &ci, "/v1/tasks", 403).await;
+    let never = "3b241101-e2bb-4255-8caf-4136c566a962";
+    for asker in [&eve, &elsewhere] {
+        let plain = async |id: &str| {
+            let path = format!("/v1/decisions/{id}");
+            let (status, body, own) = call(&server, asker, "GET", &path).await;
+            format!("{status} {body}").replace(id, "ID").replace(&own, "OWN")
+        };
+        let foreign = plain(&id).await;
+        assert_eq!(foreign, plain(never).await);
+        assert!(foreign.starts_with("404"), "{foreign}");
+    }
+    for asker in [&auditor, &ROOT_KEY.to_owned()] {
+        let (status, told) = explain(&server, asker, &id).await;
+        assert_eq!((status, &told["complete"]), (200, &json!(true)), "{told}");
+        assert!(told.to_string().contains("root of the tests"), "who may know is told: {told}");
+    }
+    for odd in ["x", "3B241101-E2BB-4255-8CAF-4136C566A962", "%00"] {
+        assert_eq!(explain(&server, &ci, odd).await.0, 404, "{odd}");
+    }
+}
+
+#[tokio::test]
+async fn se_41_of_a_hidden_object_its_caller_learns_what_the_reply_said() {
+    let server = Server::start().await.with_template().await;
+    let task = server.order(json!({})).await;
+    let stranger = Token::new("stranger", &["tasks:read"]).within(&["till"]).sign();
+    let never = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let hidden = refused(&server, &stranger, &format!("/v1/tasks/{task}"), 404).await;
+    let absent = refused(&server, &stranger, &format!("/v1/tasks/{never}"), 404).await;
+    let plain = |told: Value, id: &str, object: &str| {
+        let mut told = told;
+        told["decided_at"] = Value::Null;
+        told.to_string().replace(id, "ID").replace(object, "OBJECT")
+    };
+    let (status, of_hidden) = explain(&server, &stranger, &hidden).await;
+    assert_eq!(status, 200, "{of_hidden}");
+    assert_eq!(of_hidden["rule"]["kind"], "not_found_or_hidden");
+    assert_eq!(of_hidden["complete"], false);
+    assert!(of_hidden.get("suggestion").is_none(), "{of_hidden}");
+    let (_, of_absent) = explain(&server, &stranger, &absent).await;
+    assert_eq!(plain(of_hidden, &hidden, &task), plain(of_absent, &absent, never));
+
+    // Who may read the audit of both the caller and the task learns all.
+    let auditor = Token::new("auditor", &["audit:read"]).within(&["shop", "till"]).sign();
+    let (_, told) = explain(&server, &auditor, &hidden).await;
+    assert_eq!(told["rule"]["kind"], "namespace", "{told}");
+    assert_eq!(told["suggestion"]["text"], "add `tasks:read` in `shop`", "{told}");
+    assert_eq!(told["complete"], true);
+    let (_, told) = explain(&server, &auditor, &absent).await;
+    assert_eq!(told["rule"]["kind"], "not_found_or_hidden", "{told}");
+    let (_, told) = explain(&server, ROOT_KEY, &absent).await;
+    assert_eq!(told["rule"]["kind"], "not_found", "{told}");
+    // The caller's own audit is not that of the task.
+    let near = Token::new("near", &["audit:read"]).within(&["till"]).sign();
+    let (_, told) = explain(&server, &near, &hidden).await;
+    assert_eq!(told["rule"]["kind"], "not_found_or_hidden", "{told}");
+    assert!(!told.to_string().contains("shop"), "{told}");
+}
+
+#[tokio::test]
+async fn se_41_a_namespace_outside_and_root_are_told_apart_for_those_who_may_know() {
+    let server = Server::start().await;
+    let ci = in_shop("ci", &["templates:read"]);
+    let path = "/v1/templates/till/order/1.0.0";
+    let (status, body, id) = call(&server, &ci, "GET", path).await;
+    assert_eq!((status, &body["reason"]), (404, &json!("NAMESPACE_NOT_FOUND")), "{body}");
+    let (_, own) = explain(&server, &ci, &id).await;
+    assert_eq!(own["rule"]["kind"], "not_found_or_hidden", "{own}");
+    let (_, told) = explain(&server, ROOT_KEY, &id).await;
+    assert_eq!(told["suggestion"]["text"], "add `templates:read` in `till`", "{told}");
+    let id = refused(&server, &ci, "/v1/auth/tokens", 403).await;
+    let (_, told) = explain(&server, &ci, &id).await;
+    assert_eq!(told["rule"]["kind"], "root", "{told}");
+    assert!(told.get("suggestion").is_none(), "no grant helps: {told}");
+}
+
+#[tokio::test]
+async fn se_41_a_refused_credential_is_explained_to_auditors_of_the_server_alone() {
+    let server = Server::start().await;
+    let old = Token::new("old", &["tasks:list"]).claim("exp", json!(1_700_000_000)).sign();
+    let id = refused(&server, &old, "/v1/tasks", 401).await;
+    assert_eq!(explain(&server, &in_shop("auditor", &["audit:read"]), &id).await.0, 404);
+    let (status, told) = explain(&server, ROOT_KEY, &id).await;
+    assert_eq!((status, &told["rule"]["kind"]), (200, &json!("credential")), "{told}");
+    assert!(told["summary"].as_str().unwrap().contains("expired"), "{told}");
+    assert!(told.get("subject").is_none(), "nobody is known: {told}");
+}
+
+#[tokio::test]
+async fn se_41_what_was_allowed_is_explained_too_and_after_a_restart_from_the_audit() {
+    let server = Server::start().await;
+    let api = Api::root(&server).await;
+    api.register(&crate::harness::api::one("only")).await;
+    let ci = in_shop("ci", &["templates:read"]);
+    let (status, _, id) = call(&server, &ci, "GET", "/v1/templates").await;
+    assert_eq!(status, 200);
+    let (_, told) = explain(&server, &ci, &id).await;
+    assert_eq!(
+        (&told["outcome"], &told["rule"]["kind"]),
+        (&json!("allowed"), &json!("permission"))
+    );
+    let denied = refused(&server, ROOT_KEY, "/v1/tasks/01890a5d-ac96-774b-bcce-b302099a8057", 404);
+    let denied = denied.await;
+    // The journal gathers for a moment.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let server = server.again().await;
+    let (status, told) = explain(&server, &ci, &id).await;
+    assert_eq!((status, &told["outcome"]), (200, &json!("allowed")), "{told}");
+    let (status, told) = explain(&server, ROOT_KEY, &denied).await;
+    assert_eq!((status, &told["reason"]), (200, &json!("NOT_FOUND")), "{told}");
+    assert_eq!(told["held_now"], true);
+    let other = in_shop("other", &["templates:read"]);
+    assert_eq!(explain(&server, &other, &id).await.0, 404);
+}

@@ -11,6 +11,7 @@ pub mod explain;
 pub mod gate;
 mod limits;
 mod refusal;
+pub mod replay;
 pub mod table;
 mod throttle;
 

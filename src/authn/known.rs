@@ -6,9 +6,11 @@
 
 use std::sync::Arc;
 
-use super::{Authenticator, Known, jwt::Policy};
+use serde_json::{Map, Value};
+
+use super::{Authenticator, Fault, Known, jwt::Policy};
 use crate::{
-    config::ClaimRule,
+    config::{CertificateRule, ClaimRule},
     domain::{
         Area, Grant, Permission, PermissionSet, Principal, Scope, Timestamp,
         principal::{Identity, Method, Source},
@@ -106,25 +108,10 @@ impl Authenticator {
 
     fn certificates(&self) -> Vec<Bearer> {
         let Known::Holders(holders) = &self.known else { return Vec::new() };
-        let bearer = |rule: &crate::config::CertificateRule| Bearer {
+        let bearer = |rule: &CertificateRule| Bearer {
             kind: Kind::Certificate,
             name: Some(Arc::clone(&rule.spiffe)),
-            principal: Arc::new(Principal {
-                identity: Identity {
-                    source: Source::Certificate,
-                    issuer: "".into(),
-                    subject: Arc::clone(&rule.spiffe),
-                },
-                method: Method::Certificate,
-                grants: vec![Grant {
-                    permissions: rule.permissions.clone(),
-                    scope: rule.scope.clone(),
-                }],
-                not_after: None,
-                credential_id: "".into(),
-                worker_scope: None,
-                issued_at: None,
-            }),
+            principal: mapped(rule, &rule.spiffe),
         };
         holders.certificates.rules().map(bearer).collect()
     }
@@ -164,6 +151,49 @@ impl Authenticator {
             }
         }
         reaching
+    }
+
+    /// The principal of a JWT with these claims, as this configuration judges
+    /// them at a moment, whoever's key signed it.
+    pub fn judged(
+        &self,
+        claims: &Map<String, Value>,
+        credential_id: Arc<str>,
+        at: Timestamp,
+    ) -> Result<Principal, Fault> {
+        let name = claims.get("iss").and_then(Value::as_str);
+        let mut policies = self.policies();
+        let policy = policies.find(|policy| policy.issuer.as_deref() == name);
+        let policy = policy.ok_or(Fault::Issuer)?;
+        let mut faults = Vec::new();
+        let judged = policy.check(claims, at, &mut faults);
+        match (faults.into_iter().next(), judged) {
+            (None, Some(claims)) => Ok(claims.into_principal(credential_id)),
+            (Some(fault), _) => Err(fault),
+            (None, None) => Err(Fault::Malformed("claims")),
+        }
+    }
+
+    /// Whether everybody may do everything.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        matches!(self.known, Known::Everybody(_))
+    }
+
+    /// Whether API keys that the server gave out are taken.
+    #[must_use]
+    pub fn takes_api_keys(&self) -> bool {
+        match &self.known {
+            Known::Everybody(_) => true,
+            Known::Holders(holders) => holders.api_keys_enabled,
+        }
+    }
+
+    /// The principal of a certificate's name.
+    #[must_use]
+    pub fn certificate_principal(&self, uri: &str) -> Option<Arc<Principal>> {
+        let Known::Holders(holders) = &self.known else { return None };
+        holders.certificates.rule(uri).map(|rule| mapped(rule, uri))
     }
 
     /// By which claim an issuer's tokens list their permissions.
@@ -222,6 +252,20 @@ impl Authenticator {
         }
         limits
     }
+}
+
+/// Who calls with a certificate of this name.
+fn mapped(rule: &CertificateRule, uri: &str) -> Arc<Principal> {
+    let identity = Identity { source: Source::Certificate, issuer: "".into(), subject: uri.into() };
+    Arc::new(Principal {
+        identity,
+        method: Method::Certificate,
+        grants: vec![Grant { permissions: rule.permissions.clone(), scope: rule.scope.clone() }],
+        not_after: None,
+        credential_id: "".into(),
+        worker_scope: None,
+        issued_at: None,
+    })
 }
 
 /// Whether a scope has a place: a namespace, an area, an identifier or `*`.

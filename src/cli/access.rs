@@ -191,6 +191,7 @@ fn split(mut words: Vec<String>) -> (Vec<String>, Option<String>) {
 pub(super) async fn can_i(
     words: Vec<String>,
     namespace: Option<String>,
+    as_subject: Option<String>,
     connection: &Connection,
     format: Format,
 ) -> Result {
@@ -210,8 +211,11 @@ pub(super) async fn can_i(
     };
     let client = connection.client().await?;
     let action = |permission| pb::Action { permission, namespace: namespace.clone() };
-    let request = pb::CanIRequest { actions: permissions.into_iter().map(action).collect() };
-    let answers = client.access().can_i(request).await?.into_inner().answers;
+    let actions = permissions.into_iter().map(action).collect();
+    let request = pb::CanIRequest { actions, as_subject };
+    let pb::CanIResponse { answers, last_seen_at } =
+        client.access().can_i(request).await?.into_inner();
+    let last_seen_at = view::times(last_seen_at.as_ref());
     let answers: Vec<Answer> = answers
         .into_iter()
         .map(|answer| Answer {
@@ -231,7 +235,12 @@ pub(super) async fn can_i(
         Err(Error::Failed(format!("not allowed: {}", denied.join(", "))))
     };
     match format {
-        Format::Json => output::json(&serde_json::json!({ "answers": answers }))?,
+        Format::Json => match &last_seen_at {
+            Some(at) => {
+                output::json(&serde_json::json!({ "answers": answers, "last_seen_at": at }))?
+            }
+            None => output::json(&serde_json::json!({ "answers": answers }))?,
+        },
         Format::Table => {
             let rows: Vec<Vec<String>> = answers
                 .iter()
@@ -243,9 +252,64 @@ pub(super) async fn can_i(
                 })
                 .collect();
             output::table(&["PERMISSION", "NAMESPACE", "ALLOWED"], &rows)?;
+            if let Some(at) = last_seen_at {
+                output::line(format!("by the claims of its token of {at}"))?;
+            }
         }
     }
     outcome
+}
+
+/// Lists who could do something.
+pub(super) async fn who_can(
+    permission: String,
+    namespace: String,
+    connection: &Connection,
+    format: Format,
+) -> Result {
+    #[derive(Serialize)]
+    struct Able {
+        kind: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        subject: Option<Subject>,
+        text: String,
+    }
+    let client = connection.client().await?;
+    let request = pb::WhoCanRequest { permission, namespace };
+    let pb::WhoCanResponse { credentials, left_out, roles } =
+        client.access().who_can(request).await?.into_inner();
+    let able = credentials.into_iter().map(|one| Able {
+        kind: one.kind,
+        name: one.name,
+        subject: one.subject.map(Into::into),
+        text: one.text,
+    });
+    let able: Vec<Able> = able.collect();
+    if format == Format::Json {
+        return output::json(&serde_json::json!({
+            "credentials": able, "left_out": left_out, "roles": roles,
+        }));
+    }
+    let row = |one: &Able| {
+        let id = one.subject.as_ref().and_then(|subject| subject.credential_id.clone());
+        vec![
+            one.kind.clone(),
+            one.name.clone().unwrap_or_default(),
+            id.unwrap_or_default(),
+            one.text.clone(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = able.iter().map(row).collect();
+    output::table(&["KIND", "NAME", "ID", "HOW"], &rows)?;
+    if left_out > 0 {
+        output::note(format!("and {left_out} more"));
+    }
+    if !roles.is_empty() {
+        output::line(format!("\nroles that hold it: {}", roles.join(", ")))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use super::{
-    Connection, Error, Format, Result, access, api_keys, certs, credentials, output, scan, signing_keys,
-    view,
+    Connection, Error, Format, Result, access, api_keys, certs, credentials, output, replay, scan,
+    signing_keys, view,
 };
 use crate::{
     authn::{
@@ -131,7 +131,7 @@ pub(super) enum Command {
     Whoami,
     /// Ask whether you may do something; exit 1 when not
     #[command(
-        after_help = "Examples:\n  bailiwick auth can-i tasks:create shop\n  bailiwick auth can-i tasks:create steps:read --namespace shop"
+        after_help = "Examples:\n  bailiwick auth can-i tasks:create shop\n  bailiwick auth can-i tasks:create steps:read --namespace shop\n  bailiwick auth can-i tasks:create shop --as config:deploy"
     )]
     CanI {
         /// The permissions, and behind them a namespace; anywhere without one
@@ -140,7 +140,24 @@ pub(super) enum Command {
         /// In this namespace
         #[arg(long)]
         namespace: Option<String>,
+        /// Whether somebody else may, as `config:SUBJECT`, `idp:ISSUER#SUBJECT` or
+        /// a credential's id; needs audit:read
+        #[arg(long = "as", value_name = "SUBJECT")]
+        as_subject: Option<String>,
     },
+    /// List who could do something; needs audit:read there
+    #[command(
+        after_help = "Examples:\n  bailiwick auth who-can tasks:create shop\n  bailiwick auth who-can api_keys:admin shop. --format json"
+    )]
+    WhoCan {
+        /// The permission
+        permission: String,
+        /// The namespace; with a dot behind it all below it
+        namespace: String,
+    },
+    /// Try a changed configuration on the decisions of the audit
+    #[command(after_help = replay::EXAMPLES)]
+    Replay(replay::Window),
     /// Explain a decision: the rule, what the caller had, what would help
     #[command(
         after_help = "Every error says its request id, and so does the header X-Request-Id of every reply.\nDecisions of others need audit:read.\n\nExamples:\n  bailiwick auth why-denied 1f0c8a52-7d0e-4a3b-9c1e-5b6a7d8e9f00\n  bailiwick auth why-denied 1f0c8a52-7d0e-4a3b-9c1e-5b6a7d8e9f00 --format json"
@@ -262,9 +279,13 @@ pub(super) async fn run(
         Command::SigningKeys(command) => signing_keys::run(command, connection, format).await,
         Command::Scan(args) => Box::pin(scan::run(args, connection, format)).await,
         Command::Whoami => whoami(connection, format).await,
-        Command::CanI { permissions, namespace } => {
-            access::can_i(permissions, namespace, connection, format).await
+        Command::CanI { permissions, namespace, as_subject } => {
+            access::can_i(permissions, namespace, as_subject, connection, format).await
         }
+        Command::WhoCan { permission, namespace } => {
+            access::who_can(permission, namespace, connection, format).await
+        }
+        Command::Replay(window) => replay::run(window, config, connection, format).await,
         Command::WhyDenied { request_id } => {
             access::why_denied(request_id, connection, format).await
         }

@@ -7,7 +7,7 @@ use std::{
 
 use tonic::{Request, Response, Status};
 
-use super::call::answer;
+use super::{call::answer, convert::time};
 use crate::{
     access::{Reason, Refusal, explain::Explainer},
     domain::{Area, Permission, Principal},
@@ -92,12 +92,21 @@ impl access_service_server::AccessService for AccessService {
                 let what = format!("ask about 1 to {ACTIONS_MAX} actions");
                 return Err(Refusal::invalid(Reason::FieldInvalid, "actions", what).into());
             }
+            let places = request.actions.iter().map(|action| action.namespace.as_deref());
+            let subject = match &request.as_subject {
+                Some(text) => Some(self.explainer.subject(principal, text, places).await?),
+                None => None,
+            };
+            let principal = subject.as_ref().map_or(principal, |known| &known.principal);
             let answers = request.actions.into_iter().enumerate().map(|(place, action)| {
                 let allowed = self.allowed(principal, place, &action)?;
                 let pb::Action { permission, namespace } = action;
                 Ok(pb::CanIAnswer { permission, namespace, allowed })
             });
-            Ok(pb::CanIResponse { answers: answers.collect::<Result<_, Refusal>>()? })
+            Ok(pb::CanIResponse {
+                answers: answers.collect::<Result<_, Refusal>>()?,
+                last_seen_at: subject.and_then(|known| known.last_seen_at).map(time),
+            })
         })
         .await
     }
@@ -109,6 +118,18 @@ impl access_service_server::AccessService for AccessService {
         answer(request, |caller, request| async move {
             let principal = caller.authenticated(&request)?;
             Ok(self.explainer.explain(principal, &request.request_id).await?.into())
+        })
+        .await
+    }
+
+    async fn who_can(
+        &self,
+        request: Request<pb::WhoCanRequest>,
+    ) -> Result<Response<pb::WhoCanResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let principal = caller.authenticated(&request)?;
+            let pb::WhoCanRequest { permission, namespace } = &request;
+            Ok(self.explainer.who_can(principal, permission, namespace)?.into())
         })
         .await
     }

@@ -196,7 +196,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         tokens: core.tokens.clone(),
         scheduler: Arc::clone(&core.scheduler),
         ledger: ledger(&core, &clock),
-        explainer: Explainer::new(core.gate.clone(), Arc::clone(&table)),
+        explainer: Explainer::new(core.gate.clone(), Arc::clone(&table), settings.roles.clone()),
         readiness: readiness.clone(),
         streams: streams.clone(),
         body_bytes: settings.limits.body_bytes,

@@ -196,3 +196,92 @@ async fn se_41_what_was_allowed_is_explained_too_and_after_a_restart_from_the_au
     let other = in_shop("other", &["templates:read"]);
     assert_eq!(explain(&server, &other, &id).await.0, 404);
 }
+
+#[tokio::test]
+async fn se_41_who_can_lists_who_could_for_auditors_of_the_namespace() {
+    let server = Server::start().await;
+    let path = "/v1/who-can?permission=tasks:read&namespace=shop";
+    let auditor = in_shop("auditor", &["audit:read"]);
+    let (status, who, _) = call(&server, &auditor, "GET", path).await;
+    assert_eq!(status, 200, "{who}");
+    let names: Vec<&str> = who["credentials"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|one| one["name"].as_str())
+        .collect();
+    assert_eq!(names, ["reader of the tests", "root of the tests", "bailiwick"], "{who}");
+    assert!(who["roles"].to_string().contains("role:task-submitter"), "{who}");
+    assert!(!who.to_string().contains(ROOT_KEY));
+    let (_, who, _) =
+        call(&server, &auditor, "GET", "/v1/who-can?permission=tasks:create&namespace=shop").await;
+    assert_eq!(who["credentials"][0]["name"], "root of the tests", "{who}");
+    let till = "/v1/who-can?permission=tasks:read&namespace=till";
+    assert_eq!(call(&server, &auditor, "GET", till).await.0, 404);
+    let plain = in_shop("ci", &["tasks:read"]);
+    assert_eq!(call(&server, &plain, "GET", path).await.0, 403);
+    let shown = server.run(&["auth", "who-can", "tasks:read", "shop"]).await.good();
+    assert!(shown.contains("reader of the tests"), "{shown}");
+}
+
+#[tokio::test]
+async fn se_41_can_i_asks_for_somebody_else_with_audit_read_alone() {
+    let server = Server::start().await;
+    let ci = in_shop("ci", &["tasks:read"]);
+    assert_eq!(call(&server, &ci, "GET", "/v1/whoami").await.0, 200);
+    let ask = async |words: &[&str]| server.run(&[&["auth", "can-i"], words].concat()).await;
+    let reader = "config:reader of the tests";
+    let yes = ask(&["tasks:read", "shop", "--as", reader]).await;
+    assert_eq!(yes.code, Some(0), "{yes}");
+    let no = ask(&["tasks:create", "shop", "--as", reader]).await;
+    assert_eq!(no.code, Some(1), "{no}");
+    // The journal gathers for a moment.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let seen = ask(&["tasks:read", "shop", "--as", "idp:bailiwick#ci"]).await;
+    assert!(seen.code == Some(0) && seen.out.contains("token of"), "{seen}");
+    let never = ask(&["tasks:read", "shop", "--as", "idp:bailiwick#nobody"]).await;
+    assert_eq!(never.code, Some(1), "{never}");
+
+    let url = server.grpc_url();
+    for (token, wanted) in
+        [(&ci, "audit:read"), (&in_shop("a", &["audit:read"]), "not found: till")]
+    {
+        let words = ["auth", "can-i", "tasks:read", "till", "--as", reader];
+        let refused = alone(&[&words[..], &["--url", &url, "--token", token]].concat()).await;
+        assert_eq!(refused.code, Some(1), "{refused}");
+        assert!(refused.err.contains(wanted), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn se_41_a_replay_names_who_would_lose_what_and_ends_with_1() {
+    let server = Server::start().await.with_template().await;
+    let ci = in_shop("ci", &["tasks:list", "tasks:read"]);
+    assert_eq!(call(&server, &ci, "GET", "/v1/tasks").await.0, 200);
+    assert_eq!(call(&server, &ci, "GET", "/v1/templates").await.0, 403);
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let config = |change: &dyn Fn(String) -> String| {
+        let text = std::fs::read_to_string(server.path("bailiwick.toml")).unwrap();
+        let path = server.path("new.toml");
+        std::fs::write(&path, change(text)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let replay = async |path: &str| {
+        let words = ["auth", "replay", "--config", path, "--since", "1h", "--format", "json"];
+        server.run(&words).await
+    };
+    let same = replay(&config(&|text| text)).await;
+    assert_eq!(same.code, Some(0), "{same}");
+    let key = "jwt_issuer = ";
+    let cut = |text: String| text.replace(key, &format!("permissions_claim = \"roles\"\n{key}"));
+    let lost = replay(&config(&cut)).await;
+    assert_eq!(lost.code, Some(1), "{lost}");
+    let told: Value = serde_json::from_str(&lost.out).unwrap();
+    let changes = told["changes"].as_array().unwrap();
+    let of_ci = changes.iter().find(|one| one["identity"] == "idp:bailiwick#ci").unwrap();
+    assert_eq!(
+        (&of_ci["change"], &of_ci["what"]),
+        (&json!("lost"), &json!("tasks:list")),
+        "{told}"
+    );
+}

@@ -88,7 +88,7 @@ pub(super) fn missing(
     let (namespaces, assumed) = if global {
         (vec!["*".to_owned()], false)
     } else if places.is_empty() {
-        let own = only_place(principal);
+        let own = only_place(principal).filter(|place| !narrowed(place));
         (own.clone().into_iter().collect(), own.is_some())
     } else {
         let lacking = places.iter().filter(|place| !known::covers(&scope, place));

@@ -5,12 +5,16 @@
 //! Not here: deciding (`gate`, `authz`), and how it is shown (`grpc`).
 
 mod grant;
-mod past;
+pub(super) mod past;
+mod who;
 
 use std::sync::{Arc, LazyLock};
 
-pub use self::grant::{Granter, GranterKind, Suggestion};
 use self::{grant::missing, past::Facts};
+pub use self::{
+    grant::{Granter, GranterKind, Suggestion},
+    who::{Able, Subject, WhoCan},
+};
 use super::{
     gate::{Denial, Gate, decide},
     refusal::{Kind, Reason, Refusal, Unauthenticated, reason_name},
@@ -18,6 +22,7 @@ use super::{
 };
 use crate::{
     authn::known,
+    config::Roles,
     domain::{
         Grant, Permission, Principal, RequestId, Scope, TaskId, Timestamp,
         audit::{Outcome, SERVER_CHAIN},
@@ -30,6 +35,7 @@ use crate::{
 pub struct Explainer {
     pub(super) gate: Gate,
     table: Arc<Table>,
+    roles: Roles,
 }
 
 /// Who called.
@@ -139,8 +145,8 @@ pub struct Explanation {
 impl Explainer {
     /// About what this gate decides by these rules.
     #[must_use]
-    pub fn new(gate: Gate, table: Arc<Table>) -> Self {
-        Self { gate, table }
+    pub fn new(gate: Gate, table: Arc<Table>, roles: Roles) -> Self {
+        Self { gate, table, roles }
     }
 
     /// Explains a decision to somebody. One that is not for them is absent:
@@ -465,3 +471,6 @@ fn unavailable() -> Refusal {
     let message = "The audit cannot be read now; try again";
     Refusal::new(Kind::Unavailable, Reason::StorageUnavailable, message)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
-use super::{Actor, Explainer, Refusal, may_know, unavailable};
+use super::{Actor, Explainer, Refusal, Subject, may_know, unavailable};
 use crate::{
     access::decisions::{By, Decision},
     domain::{
@@ -22,7 +23,7 @@ const PAGES: usize = 50;
 /// How long they take at most.
 const TIME_MAX: Duration = Duration::from_secs(1);
 /// The record of a credential in use, which is no decision.
-const CREDENTIAL: &str = "credential";
+pub(in crate::access) const CREDENTIAL: &str = "credential";
 
 /// What is known of a decision.
 #[derive(Clone, Debug)]
@@ -140,6 +141,39 @@ impl Explainer {
         Ok(None)
     }
 
+    /// The subject of a JWT as its claims were seen last, judged as now.
+    pub(super) async fn seen(&self, text: &str) -> Result<Option<Subject>, Refusal> {
+        let Some(store) = &self.gate.0.credentials else { return Ok(None) };
+        let needle = format!("\"rpc\":\"{CREDENTIAL}\"");
+        let mut before = i64::MAX;
+        for _ in 0..PAGES {
+            let rows = store.audit_before(before, PAGE).await.map_err(|error| {
+                tracing::error!(%error, "the audit cannot be read");
+                unavailable()
+            })?;
+            let rows_with = rows.iter().filter(|row| row.body.contains(&needle));
+            if let Some(subject) = rows_with.filter_map(|row| self.shown(text, row)).next() {
+                return Ok(Some(subject));
+            }
+            match rows.last() {
+                Some(last) => before = last.seq,
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
+    fn shown(&self, text: &str, row: &AuditRow) -> Option<Subject> {
+        let record: Recorded = serde_json::from_str(&row.body).ok()?;
+        let actor = record.actor.as_ref().and_then(Actor::read)?;
+        let named = actor.identity.to_string() == text || *actor.credential_id == *text;
+        let claims = record.detail.filter(|_| named && record.rpc == CREDENTIAL)?.claims?;
+        let at = read_time(&record.at)?;
+        let authenticator = &self.gate.0.authenticator;
+        let principal = authenticator.judged(&claims, actor.credential_id, at).ok()?;
+        Some(Subject { principal: Arc::new(principal), last_seen_at: Some(at) })
+    }
+
     fn facts(&self, request: RequestId, row: &AuditRow) -> Option<Facts> {
         let chain = row.chain.clone()?;
         let record: Recorded = serde_json::from_str(&row.body).ok()?;
@@ -147,11 +181,11 @@ impl Explainer {
             return None;
         }
         let actor = record.actor.as_ref().and_then(Actor::read);
-        let at = record.at.parse::<jiff::Timestamp>().ok()?;
+        let at = read_time(&record.at)?;
         let permission = record.permission.as_deref().and_then(Permission::parse);
         Some(Facts {
             request,
-            at: Timestamp::from_micros(at.as_microsecond()),
+            at,
             outcome: record.outcome.into(),
             reason: record.reason.map(Into::into),
             rpc: record.rpc.into(),
@@ -191,24 +225,38 @@ impl Explainer {
     }
 }
 
+/// A time as records have it.
+pub(in crate::access) fn read_time(text: &str) -> Option<Timestamp> {
+    let at = text.parse::<jiff::Timestamp>().ok()?;
+    Some(Timestamp::from_micros(at.as_microsecond()))
+}
+
 /// A record of the audit as it is read again.
 #[derive(Debug, Deserialize)]
-struct Recorded {
-    at: String,
-    rpc: String,
-    outcome: RecordedOutcome,
-    reason: Option<String>,
+pub(in crate::access) struct Recorded {
+    pub(in crate::access) at: String,
+    pub(in crate::access) rpc: String,
+    pub(in crate::access) outcome: RecordedOutcome,
+    pub(in crate::access) reason: Option<String>,
     #[serde(default)]
     request_id: String,
-    actor: Option<RecordedActor>,
-    permission: Option<String>,
-    namespace: Option<String>,
+    pub(in crate::access) actor: Option<RecordedActor>,
+    pub(in crate::access) permission: Option<String>,
+    pub(in crate::access) namespace: Option<String>,
     object: Option<String>,
+    pub(in crate::access) detail: Option<RecordedDetail>,
+}
+
+/// What else a record says, as far as it counts here.
+#[derive(Debug, Deserialize)]
+pub(in crate::access) struct RecordedDetail {
+    /// What a JWT claimed.
+    pub(in crate::access) claims: Option<Map<String, Value>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum RecordedOutcome {
+pub(in crate::access) enum RecordedOutcome {
     Allowed,
     Denied,
     Failed,
@@ -225,7 +273,7 @@ impl From<RecordedOutcome> for Outcome {
 }
 
 #[derive(Debug, Deserialize)]
-struct RecordedActor {
+pub(in crate::access) struct RecordedActor {
     source: String,
     #[serde(default)]
     issuer: String,
@@ -236,7 +284,7 @@ struct RecordedActor {
 }
 
 impl Actor {
-    fn read(recorded: &RecordedActor) -> Option<Self> {
+    pub(in crate::access) fn read(recorded: &RecordedActor) -> Option<Self> {
         Some(Self {
             identity: Identity {
                 source: Source::parse(&recorded.source)?,

@@ -124,10 +124,10 @@ impl From<Outcome> for pb::AuditOutcome {
 }
 
 /// A time, as the API takes it.
-type Moment = prost_types::Timestamp;
+pub(super) type Moment = prost_types::Timestamp;
 
 /// A time of RFC 3339, or how long ago.
-fn moment(text: &str) -> std::result::Result<Moment, String> {
+pub(super) fn moment(text: &str) -> std::result::Result<Moment, String> {
     if let Ok(at) = text.parse::<jiff::Timestamp>() {
         return Ok(Moment { seconds: at.as_second(), nanos: at.subsec_nanosecond().max(0) });
     }

@@ -2,7 +2,7 @@
 
 use super::{owned, time};
 use crate::{
-    access::explain::{Actor, Explanation, Granter, Suggestion},
+    access::explain::{Able, Actor, Explanation, Granter, Suggestion, WhoCan},
     domain::{Grant, Permission, Principal},
     pb::v1 as pb,
 };
@@ -87,6 +87,32 @@ impl From<Explanation> for pb::ExplainDecisionResponse {
             granters: told.granters.into_iter().map(Into::into).collect(),
             summary: told.summary,
             complete: told.complete,
+        }
+    }
+}
+
+impl From<Able> for pb::AbleCredential {
+    fn from(able: Able) -> Self {
+        let subject = able.principal.map(|principal| Actor {
+            identity: principal.identity.clone(),
+            method: principal.method,
+            credential_id: std::sync::Arc::clone(&principal.credential_id),
+        });
+        Self {
+            kind: owned(able.kind.map_or("jwt", |kind| kind.as_str())),
+            name: able.name.as_deref().and_then(given),
+            subject: subject.map(Into::into),
+            text: able.how,
+        }
+    }
+}
+
+impl From<WhoCan> for pb::WhoCanResponse {
+    fn from(who: WhoCan) -> Self {
+        Self {
+            credentials: who.able.into_iter().map(Into::into).collect(),
+            left_out: u32::try_from(who.left_out).unwrap_or(u32::MAX),
+            roles: who.roles,
         }
     }
 }

@@ -44,7 +44,7 @@ async fn can_i_answers_in_the_order_of_its_questions() {
         permission: (*permission).to_owned(),
         namespace: namespace.map(str::to_owned),
     };
-    let request = v1::CanIRequest { actions: cases.iter().map(action).collect() };
+    let request = v1::CanIRequest { actions: cases.iter().map(action).collect(), as_subject: None };
     let answers = access.can_i(request).await.unwrap().into_inner().answers;
     for (case, answer) in cases.iter().zip(&answers) {
         let asked = (answer.permission.as_str(), answer.namespace.as_deref(), answer.allowed);
@@ -54,7 +54,7 @@ async fn can_i_answers_in_the_order_of_its_questions() {
 
     let bad = v1::Action { permission: "tasks:read".to_owned(), namespace: Some("*".to_owned()) };
     for actions in [vec![], vec![bad.clone(); 101], vec![bad]] {
-        let status = access.can_i(v1::CanIRequest { actions }).await.unwrap_err();
+        let status = access.can_i(v1::CanIRequest { actions, as_subject: None }).await.unwrap_err();
         assert_eq!(
             (status.code(), reason(&status).as_str()),
             (Code::InvalidArgument, "FIELD_INVALID")
@@ -63,7 +63,8 @@ async fn can_i_answers_in_the_order_of_its_questions() {
     // Even `*` does not hold what nobody declared.
     let mut root = AccessServiceClient::new(house.through(Some(house.root())));
     let unknown = v1::Action { permission: "nonsense".to_owned(), namespace: None };
-    let answers = root.can_i(v1::CanIRequest { actions: vec![unknown] }).await.unwrap();
+    let answers =
+        root.can_i(v1::CanIRequest { actions: vec![unknown], as_subject: None }).await.unwrap();
     assert!(!answers.into_inner().answers[0].allowed);
 }
 

@@ -33,7 +33,7 @@ use crate::{
     audit::{Ledger, Sealer, key::AuditKey},
     authn::{Authenticator, Session},
     authz::System,
-    config::{Auth, Mode, Rates, TokenStore},
+    config::{Auth, Mode, Rates, Roles, TokenStore},
     domain::{
         Clock, PermissionSet, RequestId, Scope, Timestamp,
         principal::{Grant, Identity, Principal, Source},
@@ -136,7 +136,7 @@ fn explainer(clock: &Arc<dyn Clock>, table: Table) -> Explainer {
     let authenticator = Authenticator::new(&auth_off()).unwrap();
     let clock = Arc::clone(clock);
     let gate = Gate::new(authenticator, None, &Rates::default(), clock, None);
-    Explainer::new(gate, Arc::new(table))
+    Explainer::new(gate, Arc::new(table), Roles::default())
 }
 
 #[derive(Debug)]

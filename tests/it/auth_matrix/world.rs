@@ -273,6 +273,7 @@ impl World {
             // What was before: else it has nothing to say.
             "StreamAudit" => json!({"after_seq": "0"}),
             "CanI" => json!({"actions": [{"permission": "tasks:create"}]}),
+            "WhoCan" => json!({"permission": "tasks:create", "namespace": NAMESPACE}),
             "ExplainDecision" => json!({"request_id": self.own_decision(caller).await}),
             _ => json!({}),
         }

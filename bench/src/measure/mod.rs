@@ -10,6 +10,7 @@ mod rest;
 mod revoke;
 mod schedule;
 mod throughput;
+mod verify;
 
 use std::{path::PathBuf, sync::atomic::AtomicU64, time::Duration};
 
@@ -68,6 +69,7 @@ impl Bench {
             Figure::StartJobs => Box::pin(schedule::start(self)).await,
             Figure::AuditCostCreate => Box::pin(audit::create(self)).await,
             Figure::AuditCostTasks => Box::pin(audit::tasks(self)).await,
+            Figure::VerifyRate => verify::rate(self).await,
         }
     }
 

@@ -47,10 +47,11 @@ fn implementations(
 ) -> Result<String, Box<dyn Error>> {
     let request = format!("crate::pb::v1::{}", method.input().name());
     let mut code = format!("// {}\n", method.full_name());
+    let object = object_getter(method, rule);
+    let kind = if object == "\"\"" { "&'static str" } else { "&str" };
     writeln!(
         code,
-        "impl Recorded for {request} {{ fn object_text(&self) -> &str {{ {} }} }}",
-        object_getter(method, rule)
+        "impl Recorded for {request} {{ fn object_text(&self) -> {kind} {{ {object} }} }}"
     )?;
     if !text(rule, "authenticated").is_empty() {
         writeln!(code, "impl Authenticated for {request} {{}}")?;

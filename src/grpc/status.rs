@@ -114,10 +114,9 @@ impl Error {
     #[must_use]
     pub fn verdict(self, request: Option<RequestId>) -> (Outcome, Reason, Status) {
         let public = self.public(request);
-        let outcome = match public.code {
-            Code::Unauthenticated | Code::PermissionDenied | Code::NotFound => Outcome::Denied,
-            _ => Outcome::Failed,
-        };
+        let denied =
+            matches!(public.code, Code::Unauthenticated | Code::PermissionDenied | Code::NotFound);
+        let outcome = if denied { Outcome::Denied } else { Outcome::Failed };
         (outcome, public.reason, public.status(request))
     }
 

@@ -218,8 +218,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     });
 
     let loops = loops(&core, metrics, tls.clone(), &shutdown);
-    loops.spawn(Auditor::retain(&settings.audit, &core.store, &clock, shutdown.clone()));
-    let keeping = core.auditor.start(&core.store, &clock);
+    let keeping = keep_audit(&mut core, settings, &clock, (&loops, &shutdown));
     let [grpc, http] = ports.each_ref().map(Listener::address);
     let ports = ports.map(|port| port.secured(tls.clone()));
     let listeners = listen(ports, &stack, limits, &shutdown);
@@ -228,8 +227,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     become_ready(rings, &clock, &readiness, &loops, &shutdown).await;
     loops.close();
     let auth = if matches!(settings.auth.mode, Mode::Off) { "off" } else { "on" };
-    let controller = line.map(tracing::field::display);
-    tracing::info!(%grpc, %http, controller, auth, tls = tls.is_some(), version = env!("CARGO_PKG_VERSION"), "serving");
+    tracing::info!(%grpc, %http, controller = line.map(tracing::field::display), auth, tls = tls.is_some(), version = env!("CARGO_PKG_VERSION"), "serving");
     Ok(Running {
         grpc,
         http,
@@ -253,6 +251,17 @@ fn pages(
 ) -> Result<Pages, Error> {
     let pages = Pages::new(metrics.clone(), &openapi::document(pool)?);
     Ok(pages.with_discovery(settings.step_tokens.rights.issuer(), &core.keys))
+}
+
+/// Starts to keep and to seal records, and to let old ones go.
+fn keep_audit(
+    core: &mut Core,
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    (loops, shutdown): (&TaskTracker, &CancellationToken),
+) -> Keeping {
+    loops.spawn(Auditor::retain(&settings.audit, &core.store, clock, shutdown.clone()));
+    core.auditor.start(&core.store, clock)
 }
 
 /// What the RPCs look like, and who may call them.

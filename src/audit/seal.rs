@@ -171,7 +171,7 @@ mod tests {
             heads: first.heads.clone(),
             ..AuditState::default()
         };
-        let checkpoint = AuditRow { seq: 4, chain: None, body: first.body.clone() };
+        let checkpoint = AuditRow { seq: 4, chain: None, body: first.body };
         let second = seal(&state, &[checkpoint.clone(), row(5, "*", "{}")], &key, now);
         let second = second.unwrap().unwrap();
         let said = Signed::read(&second.body).unwrap();

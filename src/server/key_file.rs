@@ -76,22 +76,22 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn made(bytes: &[u8]) -> io::Result<Zeroizing<Vec<u8>>> {
-        Ok(Zeroizing::new(bytes.to_vec()))
+    fn made(bytes: &[u8]) -> impl FnOnce() -> io::Result<Zeroizing<Vec<u8>>> {
+        || Ok(Zeroizing::new(bytes.to_vec()))
     }
 
     #[test]
     fn se_44_a_key_is_made_once_and_is_the_owners_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys/audit.key");
-        assert_eq!(*read_or_make(&path, || made(b"one")).unwrap(), b"one");
-        assert_eq!(*read_or_make(&path, || made(b"two")).unwrap(), b"one");
+        assert_eq!(*read_or_make(&path, made(b"one")).unwrap(), b"one");
+        assert_eq!(*read_or_make(&path, made(b"two")).unwrap(), b"one");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let refused = read_or_make(&path, || made(b"two")).unwrap_err();
+        let refused = read_or_make(&path, made(b"two")).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
         let none = folder.path().join("keys");
-        assert!(read_or_make(&none, || made(b"two")).is_err());
+        assert!(read_or_make(&none, made(b"two")).is_err());
     }
 }

@@ -3,6 +3,7 @@
 
 mod auditor;
 mod clock;
+mod core;
 mod first_line;
 mod jwt_keys;
 mod key_file;
@@ -21,7 +22,6 @@ mod trace;
 pub mod worker_api;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     net::SocketAddr,
     sync::Arc,
@@ -35,6 +35,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     auditor::{Auditor, Keeping},
+    core::Core,
     jwt_keys::JwtKeys,
     line::Port,
     listen::{Limits, Listener},
@@ -46,21 +47,21 @@ use self::{
 };
 pub use self::{clock::SystemClock, spawn::spawn, tls::Error as TlsError};
 use crate::{
-    access::{Gate, MethodRule, Rule, Table, explain::Explainer, table},
-    admin::{self, Admin, FileTokens, Tokens},
+    access::{MethodRule, Rule, Table, explain::Explainer, table},
+    admin::{self},
     audit::Ledger,
     authn::{self, Authenticator, Ring},
     authz::System,
-    config::{self, Mode, Settings, Storage, TokenStore},
-    domain::{Clock, Permission, PermissionSet},
+    config::{self, Mode, Settings},
+    domain::{Clock, Permission},
     egress,
-    engine::{self, Engine, Floor},
+    engine::{self},
     gateway::{self, Gateway, Routes, openapi},
     grpc::{self, Parts, Phase, Readiness, Watched},
     pb,
-    schedule::{self, Scheduler},
-    signing::{self, STEP, SigningKeys, StepTokens},
-    storage::{self, LeaseTerms, Store, sqlite, token_file::TokenFile},
+    schedule::{self},
+    signing::{self},
+    storage::{self, Store, sqlite},
 };
 
 /// How often the recorder of figures is tidied up.
@@ -170,8 +171,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
-    let started = started();
-    let metrics = telemetry::metrics()?;
+    let (started, metrics) = (started(), telemetry::metrics()?);
     let (pool, table) = descriptors(settings)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let authenticator = authenticator(settings)?;
@@ -187,7 +187,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
 
     let shutdown = CancellationToken::new();
     let own = ports.iter().map(Listener::address).chain(line.as_ref().map(Port::address));
-    let mut core = core(settings, own.collect(), authenticator, &clock).await?;
+    let mut core = core::core(settings, own.collect(), authenticator, &clock).await?;
     let readiness = readiness(&core, JwtKeys::of(&rings, &clock));
     let streams = TaskTracker::new();
     let services = grpc::routes(Parts {
@@ -226,8 +226,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     readiness.begun().await;
     become_ready(rings, &clock, &readiness, &loops, &shutdown).await;
     loops.close();
-    let auth = if matches!(settings.auth.mode, Mode::Off) { "off" } else { "on" };
-    tracing::info!(%grpc, %http, controller = line.map(tracing::field::display), auth, tls = tls.is_some(), version = env!("CARGO_PKG_VERSION"), "serving");
+    say_serving(settings, (grpc, http, line), tls.is_some());
     Ok(Running {
         grpc,
         http,
@@ -241,6 +240,16 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         store: core.store,
         readiness,
     })
+}
+
+fn say_serving(
+    settings: &Settings,
+    (grpc, http, line): (SocketAddr, SocketAddr, Option<SocketAddr>),
+    tls: bool,
+) {
+    let auth = if matches!(settings.auth.mode, Mode::Off) { "off" } else { "on" };
+    let (controller, version) = (line.map(tracing::field::display), env!("CARGO_PKG_VERSION"));
+    tracing::info!(%grpc, %http, controller, auth, tls, version, "serving");
 }
 
 fn pages(
@@ -431,120 +440,6 @@ async fn tidy(metrics: PrometheusHandle, shutdown: CancellationToken) {
 
 async fn bind(what: &'static str, address: SocketAddr) -> Result<Listener, Error> {
     Listener::bind(address).await.map_err(|source| Error::Bind { what, address, source })
-}
-
-/// What the server keeps, and who gets at it.
-struct Core {
-    store: Arc<dyn Store>,
-    admin: Arc<Admin>,
-    gate: Gate,
-    engine: Arc<Engine>,
-    scheduler: Arc<Scheduler>,
-    auditor: Auditor,
-    keys: Arc<SigningKeys>,
-    tokens: Option<Arc<StepTokens>>,
-}
-
-async fn core(
-    settings: &Settings,
-    own: Vec<SocketAddr>,
-    authenticator: Authenticator,
-    clock: &Arc<dyn Clock>,
-) -> Result<Core, Error> {
-    let floor = Floor::new();
-    let store = open(settings, Arc::clone(&floor), Arc::clone(clock)).await?;
-    let rights = &settings.step_tokens.rights;
-    let keys = signing_keys(settings, &store, clock).await?;
-    let authenticator = authenticator.with_step_tokens(&keys, rights);
-    let admin =
-        admin(&authenticator, settings, (Arc::clone(&store), &keys), Arc::clone(clock)).await?;
-    let credentials = Some(Arc::clone(&store));
-    let rates = &settings.limits.rates;
-    let auditor = Auditor::open(&settings.audit, &store, clock).await?;
-    let journal = auditor.journal.clone();
-    let gate = Gate::new(authenticator, credentials, rates, Arc::clone(clock), journal);
-    let standing = Arc::new(gate.clone());
-    let tokens =
-        StepTokens::new(Arc::clone(&keys), Arc::clone(rights), standing, Arc::clone(clock));
-    let (terms, rights) = (lease_terms(settings), Arc::clone(rights));
-    let engine = Engine::with_rights(Arc::clone(&store), floor, Arc::clone(clock), terms, rights);
-    let scheduler = scheduler::open(settings, own, &store, &engine, &gate, clock).await?;
-    Ok(Core { store, admin, gate, engine, scheduler, auditor, keys, tokens })
-}
-
-/// The keys that sign, with a first one where steps have tokens.
-async fn signing_keys(
-    settings: &Settings,
-    store: &Arc<dyn Store>,
-    clock: &Arc<dyn Clock>,
-) -> Result<Arc<SigningKeys>, Error> {
-    let source = settings.step_tokens.key.clone();
-    let keys = SigningKeys::open(Arc::clone(store), source, Arc::clone(clock)).await?;
-    if settings.step_tokens.rights.issuer().is_some() {
-        keys.ensure(STEP).await?;
-    }
-    Ok(keys)
-}
-
-async fn open(
-    settings: &Settings,
-    floor: Arc<Floor>,
-    clock: Arc<dyn Clock>,
-) -> Result<Arc<dyn Store>, Error> {
-    let Storage::Sqlite(path) = &settings.storage;
-    let store = sqlite::Settings::new(path.clone()).with_terms(lease_terms(settings));
-    let store = store.audited(settings.audit.enabled);
-    Ok(sqlite::Sqlite::open(store, floor, clock).await?)
-}
-
-/// The use cases about credentials, with what the store holds taken up.
-async fn admin(
-    authenticator: &Authenticator,
-    settings: &Settings,
-    (store, keys): (Arc<dyn Store>, &Arc<SigningKeys>),
-    clock: Arc<dyn Clock>,
-) -> Result<Arc<Admin>, Error> {
-    let foreign = &settings.auth.extra_permissions;
-    let tokens = match &settings.auth.token_store {
-        TokenStore::Database => Tokens::Database,
-        TokenStore::File(path) => {
-            Tokens::File(FileTokens::new(TokenFile::new(path.clone(), foreign.clone())))
-        }
-    };
-    let admin = Admin {
-        store,
-        tokens,
-        issued: Arc::clone(authenticator.issued()),
-        recalls: Arc::clone(authenticator.recalls()),
-        keys: Arc::clone(keys),
-        configured: authenticator.configured_keys(),
-        foreign: foreign.clone(),
-        issuers: issuers(&settings.auth.mode),
-        auth_on: !matches!(settings.auth.mode, Mode::Off),
-        roles: role_names(settings),
-        clock,
-        unused_after_days: settings.auth.disable_unused_after_days,
-        order: tokio::sync::Mutex::default(),
-    };
-    admin.load().await.map_err(Error::Credentials)?;
-    Ok(Arc::new(admin))
-}
-
-fn issuers(mode: &Mode) -> BTreeSet<Arc<str>> {
-    match mode {
-        Mode::Off => BTreeSet::new(),
-        Mode::On(known) => known.issuers.iter().map(|jwt| Arc::clone(&jwt.issuer)).collect(),
-    }
-}
-
-/// What each `role:NAME` stands for.
-fn role_names(settings: &Settings) -> BTreeMap<String, Vec<String>> {
-    let named = |(name, set): (&str, &PermissionSet)| (format!("role:{name}"), set.names());
-    settings.roles.iter().map(named).collect()
-}
-
-fn lease_terms(settings: &Settings) -> LeaseTerms {
-    LeaseTerms::lasting(settings.limits.lease)
 }
 
 /// The redacted configuration, when the settings show it.

@@ -127,7 +127,8 @@ macro_rules! suite {
             signing::a_lease_is_seen_as_long_as_it_lives
             signing::what_steps_make_is_bounded_in_depth_and_number
             signing::a_cancel_reaches_all_that_descends
-            audit::se_44_every_change_brings_its_record
+            audit::se_44_every_change_of_a_task_brings_its_record
+            audit::se_44_what_serves_work_brings_its_record
             audit::se_44_a_change_that_is_not_made_brings_none
             audit::se_44_seals_go_on_where_the_last_one_ended
             audit::se_44_what_is_let_go_leaves_the_ends_of_its_chains

@@ -120,7 +120,8 @@ impl Replay {
         let Actor { identity, credential_id, .. } = actor;
         if record.rpc == CREDENTIAL {
             let Some(claims) = record.detail.and_then(|detail| detail.claims) else { return false };
-            let latest = self.latest.entry(identity).or_insert((at, Arc::clone(&credential_id)));
+            let latest =
+                self.latest.entry(identity).or_insert_with(|| (at, Arc::clone(&credential_id)));
             if latest.0 <= at {
                 *latest = (at, Arc::clone(&credential_id));
             }
@@ -171,7 +172,7 @@ impl Replay {
             };
             let what = act.permission.map_or_else(|| Arc::clone(&act.rpc), |one| one.name().into());
             let key = (fate, act.actor.clone(), Arc::clone(&what), act.place.clone(), why.clone());
-            let change = changes.entry(key).or_insert(Change {
+            let change = changes.entry(key).or_insert_with(|| Change {
                 fate,
                 identity: act.actor.clone(),
                 what,
@@ -293,7 +294,7 @@ mod tests {
         rpc: &str,
         permission: &str,
         outcome: &str,
-        namespace: Value,
+        namespace: &Value,
     ) -> String {
         let reason = (outcome == "denied").then_some("PERMISSION_MISSING");
         json!({
@@ -331,17 +332,17 @@ mod tests {
         );
         let ci = config_key("k-ci");
         for (rpc, permission, outcome, place) in [
-            ("GetTask", "tasks:read", "allowed", json!("shop")),
+            ("GetTask", "tasks:read", "allowed", &json!("shop")),
             ("GetTask", "tasks:read", "allowed", json!("till")),
             ("GetTask", "tasks:read", "allowed", json!("till")),
-            ("CreateTask", "tasks:create", "allowed", json!("shop")),
+            ("CreateTask", "tasks:create", "allowed", &json!("shop")),
             ("ListTasks", "tasks:list", "denied", Value::Null),
             ("CancelTask", "tasks:cancel", "denied", Value::Null),
         ] {
-            assert!(replay.take(&record(&ci, rpc, permission, outcome, place)));
+            assert!(replay.take(&record(&ci, rpc, permission, outcome, &place)));
         }
         let gone = config_key("k-gone");
-        assert!(replay.take(&record(&gone, "GetTask", "tasks:read", "allowed", json!("shop"))));
+        assert!(replay.take(&record(&gone, "GetTask", "tasks:read", "allowed", &json!("shop"))));
         assert_eq!(
             shown(&replay),
             [
@@ -369,10 +370,16 @@ mod tests {
             "actor": actor("ada", "t1"), "detail": {"claims": claims}});
         assert!(replay.take(&seen.to_string()));
         let ada = actor("ada", "t1");
-        assert!(replay.take(&record(&ada, "GetTask", "tasks:read", "allowed", json!("shop"))));
-        assert!(replay.take(&record(&ada, "CreateTask", "tasks:create", "allowed", json!("shop"))));
+        assert!(replay.take(&record(&ada, "GetTask", "tasks:read", "allowed", &json!("shop"))));
+        assert!(replay.take(&record(
+            &ada,
+            "CreateTask",
+            "tasks:create",
+            "allowed",
+            &json!("shop")
+        )));
         let eve = actor("eve", "t2");
-        assert!(replay.take(&record(&eve, "GetTask", "tasks:read", "allowed", json!("shop"))));
+        assert!(replay.take(&record(&eve, "GetTask", "tasks:read", "allowed", &json!("shop"))));
         assert_eq!(
             shown(&replay),
             ["lost idp:idp#ada tasks:create shop x1", "unknown idp:idp#eve tasks:read shop x1"]
@@ -383,7 +390,7 @@ mod tests {
     fn se_41_turning_authentication_on_takes_all_from_everybody() {
         let mut replay = replay("[auth]\nenabled = true\n");
         let nobody = json!({"source": "disabled", "subject": "anonymous", "method": "none"});
-        assert!(replay.take(&record(&nobody, "GetTask", "tasks:read", "allowed", json!("shop"))));
+        assert!(replay.take(&record(&nobody, "GetTask", "tasks:read", "allowed", &json!("shop"))));
         assert!(!replay.take("{\"at\":\"x\"}"));
         assert!(!replay.take("no JSON"));
         assert_eq!(shown(&replay), ["lost disabled:anonymous tasks:read shop x1"]);

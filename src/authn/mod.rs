@@ -2,8 +2,7 @@
 //! several issuers, by a public key or by a key set that is fetched, client
 //! certificates, and the credentials that the server itself gave out.
 //!
-//! Not here: whether the principal may do what it asks for (`access`,
-//! `authz`), and how a refusal is told (`access`).
+//! Not here: whether the principal may do what it asks for (`access`).
 
 mod cache;
 mod certificate;

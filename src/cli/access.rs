@@ -237,7 +237,7 @@ pub(super) async fn can_i(
     match format {
         Format::Json => match &last_seen_at {
             Some(at) => {
-                output::json(&serde_json::json!({ "answers": answers, "last_seen_at": at }))?
+                output::json(&serde_json::json!({ "answers": answers, "last_seen_at": at }))?;
             }
             None => output::json(&serde_json::json!({ "answers": answers }))?,
         },

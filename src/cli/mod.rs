@@ -43,7 +43,7 @@ use crate::process;
 #[derive(Debug, Parser)]
 #[command(name = "bailiwick", version, about, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
-    /// The configuration that `serve`, `worker run`, `auth generate-token` and `auth replay` read
+    /// The configuration that `serve`, `worker run` and `auth generate-token` read
     #[arg(short, long, global = true, value_name = "FILE", env = "BAILIWICK_CONFIG")]
     config: Option<PathBuf>,
     /// How to print results

@@ -151,8 +151,8 @@ impl Explainer {
                 tracing::error!(%error, "the audit cannot be read");
                 unavailable()
             })?;
-            let rows_with = rows.iter().filter(|row| row.body.contains(&needle));
-            if let Some(subject) = rows_with.filter_map(|row| self.shown(text, row)).next() {
+            let mut rows_with = rows.iter().filter(|row| row.body.contains(&needle));
+            if let Some(subject) = rows_with.find_map(|row| self.shown(text, row)) {
                 return Ok(Some(subject));
             }
             match rows.last() {

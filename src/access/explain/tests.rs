@@ -101,7 +101,7 @@ fn explained(
     let request = RequestId::from_random(rand::random());
     let permission = match rule.rule {
         Rule::Permission { permission, .. } => Some(permission),
-        _ => None,
+        Rule::Public(_) | Rule::Authenticated(_) | Rule::Root | Rule::Node => None,
     };
     let principal = Arc::new(principal.clone());
     let origin =
@@ -148,9 +148,9 @@ fn follow(
         };
         let named = suggestion.namespaces.clone();
         let places = if named.is_empty() { vec![place.to_string()] } else { named };
-        let helped = |wider: &Principal| match suggestion.assumed {
-            true => decide(rule, wider).is_ok(),
-            false => refusal(rule, wider, place).is_none(),
+        let helped = |wider: &Principal| {
+            let passes = refusal(rule, wider, place).is_none();
+            passes || suggestion.assumed && decide(rule, wider).is_ok()
         };
         let wider = with(&principal, suggestion.permission, &places);
         // The claim `worker_namespaces` is seen once the namespace is.

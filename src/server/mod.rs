@@ -48,19 +48,16 @@ use self::{
 pub use self::{clock::SystemClock, spawn::spawn, tls::Error as TlsError};
 use crate::{
     access::{MethodRule, Rule, Table, explain::Explainer, table},
-    admin::{self},
+    admin,
     audit::Ledger,
     authn::{self, Authenticator, Ring},
     authz::System,
     config::{self, Mode, Settings},
     domain::{Clock, Permission},
-    egress,
-    engine::{self},
+    egress, engine,
     gateway::{self, Gateway, Routes, openapi},
     grpc::{self, Parts, Phase, Readiness, Watched},
-    pb,
-    schedule::{self},
-    signing::{self},
+    pb, schedule, signing,
     storage::{self, Store, sqlite},
 };
 

@@ -72,10 +72,10 @@ pub(crate) enum Figure {
     /// From start to ready with a million planned jobs
     #[value(name = "start_ready_1m_jobs_ms")]
     StartJobs,
-    /// create_task_64 with everything recorded
+    /// `create_task_64` with everything recorded
     #[value(name = "audit_cost_create")]
     AuditCostCreate,
-    /// one_step_tasks with everything recorded
+    /// `one_step_tasks` with everything recorded
     #[value(name = "audit_cost_tasks")]
     AuditCostTasks,
     /// Offline verification of an export of the audit, on one core

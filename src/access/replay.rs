@@ -332,10 +332,10 @@ mod tests {
         );
         let ci = config_key("k-ci");
         for (rpc, permission, outcome, place) in [
-            ("GetTask", "tasks:read", "allowed", &json!("shop")),
+            ("GetTask", "tasks:read", "allowed", json!("shop")),
             ("GetTask", "tasks:read", "allowed", json!("till")),
             ("GetTask", "tasks:read", "allowed", json!("till")),
-            ("CreateTask", "tasks:create", "allowed", &json!("shop")),
+            ("CreateTask", "tasks:create", "allowed", json!("shop")),
             ("ListTasks", "tasks:list", "denied", Value::Null),
             ("CancelTask", "tasks:cancel", "denied", Value::Null),
         ] {

@@ -171,13 +171,14 @@ mod tests {
             heads: first.heads.clone(),
             ..AuditState::default()
         };
+        let hash = hex(&signed.hash());
         let checkpoint = AuditRow { seq: 4, chain: None, body: first.body };
         let second = seal(&state, &[checkpoint.clone(), row(5, "*", "{}")], &key, now);
         let second = second.unwrap().unwrap();
         let said = Signed::read(&second.body).unwrap();
         let said: Checkpoint = serde_json::from_str(said.checkpoint.get()).unwrap();
         assert_eq!((said.number, said.first, said.last), (2, 4, 5));
-        assert_eq!(said.prev, hex(&signed.hash()));
+        assert_eq!(said.prev, hash);
         assert_eq!(second.heads.iter().map(|head| head.number).collect::<Vec<_>>(), [2]);
         // A checkpoint alone needs no other.
         assert_eq!(seal(&state, &[checkpoint], &key, now), Ok(None));

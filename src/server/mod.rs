@@ -165,9 +165,7 @@ pub struct Running {
 
 /// Starts a server: all of it is ready when this answers.
 pub async fn start(settings: &Settings) -> Result<Running, Error> {
-    for warning in &settings.warnings {
-        tracing::warn!("{warning}");
-    }
+    settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let (started, metrics) = (started(), telemetry::metrics()?);
     let (pool, table) = descriptors(settings)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);

@@ -81,6 +81,12 @@ pub(crate) enum Figure {
     /// Offline verification of an export of the audit, on one core
     #[value(name = "verify_rate")]
     VerifyRate,
+    /// `ExplainDecision` of a refusal, with a thousand tokens in the store
+    #[value(name = "explain_us")]
+    Explain,
+    /// `one_step_tasks` with a token for each step
+    #[value(name = "step_token_cost")]
+    StepTokenCost,
 }
 
 /// What a figure has to reach.
@@ -100,7 +106,7 @@ pub(crate) enum Floor {
 
 impl Figure {
     /// All of them, in the order in which they are measured.
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 27] = [
         Self::CreateTask,
         Self::OneStepTasks,
         Self::Linear,
@@ -126,6 +132,8 @@ impl Figure {
         Self::AuditCostCreate,
         Self::AuditCostTasks,
         Self::VerifyRate,
+        Self::Explain,
+        Self::StepTokenCost,
     ];
 
     /// Its name in tables and files.
@@ -156,6 +164,8 @@ impl Figure {
             Self::AuditCostCreate => "audit_cost_create",
             Self::AuditCostTasks => "audit_cost_tasks",
             Self::VerifyRate => "verify_rate",
+            Self::Explain => "explain_us",
+            Self::StepTokenCost => "step_token_cost",
         }
     }
 
@@ -168,7 +178,7 @@ impl Figure {
             | Self::RestGet
             | Self::RestPost
             | Self::AuditCostCreate => "calls/s",
-            Self::OneStepTasks | Self::AuditCostTasks => "tasks/s",
+            Self::OneStepTasks | Self::AuditCostTasks | Self::StepTokenCost => "tasks/s",
             Self::VerifyRate => "records/s",
             Self::SetSerial | Self::SetPipelined | Self::Set64 => "jobs/s",
             Self::Linear
@@ -177,7 +187,11 @@ impl Figure {
             | Self::Firing
             | Self::Due
             | Self::StartJobs => "ms",
-            Self::GateCached | Self::GateJwt | Self::GateTokens | Self::QueryPrefix => "us",
+            Self::GateCached
+            | Self::GateJwt
+            | Self::GateTokens
+            | Self::QueryPrefix
+            | Self::Explain => "us",
             Self::IdleResident | Self::IdleConnections => "MiB",
             Self::JobBytes => "bytes",
         }
@@ -195,13 +209,14 @@ impl Figure {
             Self::GateCached => "an empty async call",
             Self::GateJwt => "the library's check of the same signatures",
             Self::GateTokens => "the same with 10 tokens in the store",
-            Self::RevokeSeen => "one GetTask, p50",
+            Self::RevokeSeen | Self::Explain => "one GetTask, p50",
             Self::SetSerial => "4 KiB append + fdatasync, each second",
             Self::SetPipelined | Self::Set64 | Self::IdleConnections => "line echo",
             Self::QueryPrefix => "the same with a thousand others",
             Self::JobBytes => "MiB of a server without jobs",
             Self::AuditCostCreate | Self::AuditCostTasks => "the same with `audit.enabled = false`",
             Self::VerifyRate => "the same lines read as JSON values",
+            Self::StepTokenCost => "the same without `server.public_url`",
         }
     }
 
@@ -214,7 +229,7 @@ impl Figure {
             Self::AuthApiKey | Self::AuthCachedJwt => Floor::RatioAtLeast(0.95),
             Self::IdleResident => Floor::ValueAtMost(40.0),
             Self::StartReady => Floor::ValueAtMost(300.0),
-            Self::RestGet | Self::RestPost => Floor::None,
+            Self::RestGet | Self::RestPost | Self::Explain => Floor::None,
             Self::GateCached => Floor::ValueAtMost(2.0),
             Self::GateJwt => Floor::RatioAtMost(1.3),
             Self::GateTokens => Floor::RatioAtMost(1.1),
@@ -230,6 +245,7 @@ impl Figure {
             Self::StartJobs => Floor::ValueAtMost(1_500.0),
             Self::AuditCostCreate | Self::AuditCostTasks => Floor::RatioAtLeast(0.9),
             Self::VerifyRate => Floor::ValueAtLeast(200_000.0),
+            Self::StepTokenCost => Floor::RatioAtLeast(0.85),
         }
     }
 }

@@ -167,6 +167,14 @@ impl Setup {
         fs::write(&self.config, text).tried("write the configuration")
     }
 
+    /// Gives the server an issuer's address, so that each lease has a token.
+    pub(crate) fn with_step_tokens(&self) -> Result {
+        let text = fs::read_to_string(&self.config).tried("read the configuration")?;
+        let section = format!("[server]\npublic_url = \"http://{}\"\n", self.http);
+        fs::write(&self.config, text.replacen("[server]\n", &section, 1))
+            .tried("write the configuration")
+    }
+
     /// Starts a server and waits until it serves.
     pub(crate) async fn serve(&self, places: &Places) -> Result<(Process, Duration)> {
         let config = text(&self.config)?;

@@ -39,6 +39,8 @@ pub(crate) struct Tally {
     pub(crate) acknowledged: Arc<AtomicU64>,
     /// Gets a place back for each.
     pub(crate) room: Arc<Semaphore>,
+    /// Whether each lease must bring a token.
+    pub(crate) tokens: bool,
 }
 
 /// A worker that runs.
@@ -96,6 +98,9 @@ async fn loop_over(
     let mut used = 0;
     while let Some(message) = down.message().await.map_err(refused("StreamWork"))? {
         match message.message {
+            Some(Down::Lease(lease)) if lease.tokens.is_empty() == tally.tokens => {
+                return Err(wrong(format!("a lease has {} tokens", lease.tokens.len())));
+            }
             Some(Down::Lease(lease)) => {
                 used += 1;
                 // Credit first: the commit of a result can then hand over

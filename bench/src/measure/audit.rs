@@ -1,12 +1,12 @@
-//! What it costs that everything is recorded and sealed: two servers that take
-//! turns, one of them without the audit.
+//! What it costs that everything is recorded and sealed, and that each step
+//! has a token: two servers that take turns, one of them without.
 
 use std::sync::atomic::AtomicU64;
 
 use bailiwick_client::{Auth, Client};
 
 use super::{
-    Bench, ROUNDS, middle, shown,
+    Bench, middle, shown,
     throughput::{Run, connect},
 };
 use crate::{
@@ -18,17 +18,18 @@ use crate::{
     server::{Access, ONE_STEP, Setup},
 };
 
+/// The difference is small: more turns than elsewhere.
+const TURNS: usize = 6;
+
 struct Side {
     setup: Setup,
     process: Process,
 }
 
 impl Side {
-    async fn start(bench: &Bench, audited: bool) -> Result<Self> {
+    async fn start(bench: &Bench, change: impl FnOnce(&Setup) -> Result) -> Result<Self> {
         let setup = Setup::new(&bench.places, Access::Open, None)?;
-        if !audited {
-            setup.without_audit()?;
-        }
+        change(&setup)?;
         let (process, _) = setup.serve(&bench.places).await?;
         setup.register(&Auth::None).await?;
         Ok(Self { setup, process })
@@ -54,12 +55,13 @@ impl Side {
 
 /// `audit_cost_create`.
 pub(super) async fn create(bench: &Bench) -> Result<Measured> {
-    let (with, without) = (Side::start(bench, true).await?, Side::start(bench, false).await?);
+    let with = Side::start(bench, |_| Ok(())).await?;
+    let without = Side::start(bench, Setup::without_audit).await?;
     let recorded = connect(&with.setup, &Auth::None).await?;
     let silent = connect(&without.setup, &Auth::None).await?;
     let orders = Orders::default();
     let (mut base, mut real) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    for _ in 0..TURNS {
         base.push(without.created(bench, &silent, &orders).await?);
         real.push(with.created(bench, &recorded, &orders).await?);
     }
@@ -73,28 +75,44 @@ pub(super) async fn create(bench: &Bench) -> Result<Measured> {
 
 /// `audit_cost_tasks`.
 pub(super) async fn tasks(bench: &Bench) -> Result<Measured> {
-    let (with, without) = (Side::start(bench, true).await?, Side::start(bench, false).await?);
-    let (recorded, silent) = (Run::start(&with.setup).await?, Run::start(&without.setup).await?);
+    let with = Side::start(bench, |_| Ok(())).await?;
+    let without = Side::start(bench, Setup::without_audit).await?;
+    compare(bench, Figure::AuditCostTasks, [with, without], ["recorded", "silent"]).await
+}
+
+/// `step_token_cost`.
+pub(super) async fn step_tokens(bench: &Bench) -> Result<Measured> {
+    let with = Side::start(bench, Setup::with_step_tokens).await?;
+    let without = Side::start(bench, |_| Ok(())).await?;
+    compare(bench, Figure::StepTokenCost, [with, without], ["with tokens", "without"]).await
+}
+
+/// `one_step_tasks` on one server and on another, in turns.
+async fn compare(
+    bench: &Bench,
+    figure: Figure,
+    [with, without]: [Side; 2],
+    names: [&str; 2],
+) -> Result<Measured> {
+    let run = Run::start(&with.setup, figure == Figure::StepTokenCost).await?;
+    let base_run = Run::start(&without.setup, false).await?;
     let orders = Orders::default();
     let (mut base, mut real) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        base.push(without.done(bench, &silent, &orders).await?);
-        real.push(with.done(bench, &recorded, &orders).await?);
+    for _ in 0..TURNS {
+        base.push(without.done(bench, &base_run, &orders).await?);
+        real.push(with.done(bench, &run, &orders).await?);
     }
-    recorded.finish().await?;
-    silent.finish().await?;
+    run.finish().await?;
+    base_run.finish().await?;
     with.process.stop().await?;
     without.process.stop().await?;
     let rate = |window: &Window| window.counted_rate;
-    let rates = |windows: &[Window]| {
+    let line = |name: &str, windows: &[Window]| {
         let rates: Vec<_> = windows.iter().map(|w| format!("{:.0}", w.counted_rate)).collect();
-        rates.join(", ")
+        let us = middle(windows, |w| w.server_us);
+        format!("{name}: {} tasks/s; CPU per task: server {us:.1} us", rates.join(", "))
     };
-    Ok(Measured::new(Figure::AuditCostTasks, middle(&real, rate), middle(&base, rate))
-        .note(format!("recorded: {} tasks/s; silent: {} tasks/s", rates(&real), rates(&base)))
-        .note(format!(
-            "CPU per task: recorded {:.1} us, silent {:.1} us",
-            middle(&real, |w| w.server_us),
-            middle(&base, |w| w.server_us)
-        )))
+    Ok(Measured::new(figure, middle(&real, rate), middle(&base, rate))
+        .note(line(names[0], &real))
+        .note(line(names[1], &base)))
 }

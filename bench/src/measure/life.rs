@@ -82,7 +82,7 @@ async fn finished_tasks(bench: &Bench) -> Result<PathBuf> {
     let setup = Setup::new(&bench.places, Access::Open, Some(&folder.join("data")))?;
     let (server, _) = setup.serve(&bench.places).await?;
     setup.register(&Auth::None).await?;
-    let run = Run::start(&setup).await?;
+    let run = Run::start(&setup, false).await?;
     let orders = Orders::default();
     let mut callers = JoinSet::new();
     for mut caller in Creator::all(&run.connections, ONE_STEP, &orders, Some(&run.tally.room)) {

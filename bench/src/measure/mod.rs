@@ -3,6 +3,7 @@
 
 mod access;
 mod audit;
+mod explain;
 mod gate;
 mod latency;
 mod life;
@@ -70,6 +71,8 @@ impl Bench {
             Figure::AuditCostCreate => Box::pin(audit::create(self)).await,
             Figure::AuditCostTasks => Box::pin(audit::tasks(self)).await,
             Figure::VerifyRate => verify::rate(self).await,
+            Figure::Explain => Box::pin(explain::explain(self)).await,
+            Figure::StepTokenCost => Box::pin(audit::step_tokens(self)).await,
         }
     }
 

@@ -79,7 +79,7 @@ enum TakeBack {
 }
 
 /// The middle of a call's time, in milliseconds.
-async fn round_trip(client: &Client, task: &str) -> Result<f64> {
+pub(super) async fn round_trip(client: &Client, task: &str) -> Result<f64> {
     let mut times = Vec::with_capacity(CALLS);
     for _ in 0..CALLS {
         let begun = Instant::now();

@@ -104,7 +104,7 @@ pub(super) async fn one_step_tasks(bench: &Bench) -> Result<Measured> {
     let setup = Setup::new(&bench.places, Access::Open, None)?;
     let (server, _) = setup.serve(&bench.places).await?;
     setup.register(&Auth::None).await?;
-    let run = Run::start(&setup).await?;
+    let run = Run::start(&setup, false).await?;
     let orders = Orders::default();
 
     let (mut base, mut real) = (Vec::new(), Vec::new());
@@ -138,10 +138,11 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) async fn start(setup: &Setup) -> Result<Self> {
+    /// `tokens`: whether each lease must bring one.
+    pub(super) async fn start(setup: &Setup, tokens: bool) -> Result<Self> {
         let connections = connect(setup, &Auth::None).await?;
-        let tally =
-            Tally { acknowledged: Arc::default(), room: Arc::new(Semaphore::new(UNDER_WAY)) };
+        let room = Arc::new(Semaphore::new(UNDER_WAY));
+        let tally = Tally { acknowledged: Arc::default(), room, tokens };
         let mut workers = Vec::with_capacity(CONNECTIONS);
         for number in 0..CONNECTIONS {
             let client = setup.connect(&Auth::None).await?;

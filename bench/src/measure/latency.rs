@@ -28,7 +28,8 @@ pub(super) async fn linear(bench: &Bench) -> Result<Measured> {
     let (server, _) = setup.serve(&bench.places).await?;
     setup.register(&Auth::None).await?;
     let client = setup.connect(&Auth::None).await?;
-    let tally = Tally { acknowledged: Arc::default(), room: Arc::new(Semaphore::new(0)), tokens: false };
+    let tally =
+        Tally { acknowledged: Arc::default(), room: Arc::new(Semaphore::new(0)), tokens: false };
     let of_worker = setup.connect(&Auth::None).await?;
     let worker = Worker::start(&of_worker, "bench".to_owned(), tally).await?;
     let folder = bench.places.folder()?;

@@ -13,6 +13,7 @@ mod issued;
 mod json;
 mod jwks;
 mod jwt;
+mod jwt_holders;
 pub mod known;
 mod line;
 mod pem;
@@ -27,26 +28,14 @@ use std::{
     fmt,
     net::IpAddr,
     sync::{Arc, OnceLock, atomic::AtomicI64},
-    time::Instant,
 };
 
 use http::{HeaderMap, HeaderName};
-use metrics::Histogram;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    cache::{Cache, Verified},
-    certificate::Mapping,
-    digest::Digest,
-    headers::Presented,
-    jwt::{Good, Issuer, Keys, Policy, Verifier},
-    line::LineTokens,
-    step::Steps,
-    usage::{Usage, is_due},
-};
 pub use self::{
     certificate::ClientCertificate,
     issued::{ANCESTORS_MAX, Issue, Issued},
@@ -56,8 +45,17 @@ pub use self::{
     recalls::Recalls,
     step::Tie,
 };
+use self::{
+    certificate::Mapping,
+    digest::Digest,
+    headers::Presented,
+    jwt_holders::JwtHolders,
+    line::LineTokens,
+    step::Steps,
+    usage::{Usage, is_due},
+};
 use crate::{
-    config::{self, ApiKey, Auth, Credentials, Jwt, Mode, OwnRate, TokenStore},
+    config::{ApiKey, Auth, Credentials, Mode, OwnRate, TokenStore},
     domain::{
         Clock, Grant, Permission, Principal, Timestamp,
         principal::{Identity, Method, Source},
@@ -250,15 +248,6 @@ struct KeyHolder {
     rate: OwnRate,
     logged_at: AtomicI64,
 }
-
-struct JwtHolders {
-    verifier: Verifier,
-    log_unknown: bool,
-    cache: Cache,
-    succeeded: Histogram,
-    failed: Histogram,
-}
-
 impl Authenticator {
     /// For these settings. The recorder of metrics must be installed before.
     pub fn new(auth: &Auth) -> Result<Self, Error> {
@@ -491,99 +480,6 @@ impl KeyHolder {
     }
 }
 
-impl JwtHolders {
-    fn new(
-        issuers: &[Jwt],
-        foreign: &BTreeSet<Arc<str>>,
-        revoked: &CancellationToken,
-    ) -> Result<Option<Self>, Error> {
-        let Some(first) = issuers.first() else { return Ok(None) };
-        let log_unknown = first.log_unknown;
-        let issuers: Result<Vec<Issuer>, Error> = issuers
-            .iter()
-            .map(|jwt| {
-                let keys = match &jwt.keys {
-                    config::Keys::Pem { text, origin } => {
-                        Keys::Fixed(fixed(jwt, text, origin)?, revoked.clone())
-                    }
-                    config::Keys::Jwks(jwks) => {
-                        Keys::Ring(Arc::new(Ring::new(jwt, jwks, revoked)?))
-                    }
-                };
-                Ok(Issuer { keys, policy: Policy::new(jwt, foreign.clone()) })
-            })
-            .collect();
-        let time = |result| {
-            metrics::histogram!(
-                "bailiwick_auth_jwt_verification_duration_seconds", "result" => result)
-        };
-        Ok(Some(Self {
-            verifier: Verifier::new(issuers?),
-            log_unknown,
-            cache: Cache::new(),
-            succeeded: time("success"),
-            failed: time("failure"),
-        }))
-    }
-
-    fn accept(
-        &self,
-        token: &str,
-        digest: &[u8; 32],
-        now: Timestamp,
-        recalls: &Arc<Recalls>,
-    ) -> Result<Accepted, Fault> {
-        if let Some(session) = self.cache.get(digest, now) {
-            return Ok(Accepted {
-                session,
-                fresh: false,
-                unknown_permissions: Vec::new(),
-                counted: None,
-                tie: None,
-            });
-        }
-        let started = now_for_figures();
-        let good = self.verifier.verify(token, now);
-        let timer = if good.is_ok() { &self.succeeded } else { &self.failed };
-        timer.record(started.elapsed());
-        let Good { claims, revoked, evidence } = good.map_err(|fault| self.without_names(fault))?;
-        let unknown_permissions =
-            if self.log_unknown { claims.unknown_permissions.clone() } else { Vec::new() };
-        let issued_at = claims.issued_at;
-        let principal = claims.into_principal(secret::id_of_stranger(digest));
-        let not_after = principal.not_after;
-        let session = Arc::new(Session {
-            recall: Some((Arc::clone(recalls), issued_at)),
-            evidence,
-            ..Session::new(Arc::new(principal), revoked.child_token()).with_digest(digest)
-        });
-        let (session, fresh) =
-            self.cache.insert(digest, Verified::new(session, now, not_after), now);
-        Ok(Accepted { session, fresh, unknown_permissions, counted: None, tie: None })
-    }
-
-    /// Names of unknown permissions are logged only where that is wished.
-    fn without_names(&self, fault: Fault) -> Fault {
-        if !self.log_unknown && matches!(fault, Fault::UnknownPermissions(_)) {
-            Fault::UnknownPermissions(Vec::new())
-        } else {
-            fault
-        }
-    }
-}
-
-fn fixed(jwt: &Jwt, text: &str, origin: &str) -> Result<PublicKey, Error> {
-    let wrong = |problem: String| Error::PublicKey { origin: origin.to_owned(), problem };
-    let key = PublicKey::from_pem(text).map_err(wrong)?;
-    match &jwt.algorithms {
-        Some(allowed) if !allowed.contains(&key.algorithm()) => Err(wrong(format!(
-            "it signs with {}, which `auth.jwt_allowed_algorithms` does not list",
-            key.algorithm()
-        ))),
-        Some(_) | None => Ok(key),
-    }
-}
-
 impl fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.known {
@@ -600,8 +496,3 @@ impl fmt::Debug for Authenticator {
 
 #[cfg(test)]
 mod tests;
-
-#[expect(clippy::disallowed_methods, reason = "measures how long a verification takes")]
-fn now_for_figures() -> Instant {
-    Instant::now()
-}

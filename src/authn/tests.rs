@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{tokens::KeyKind, *};
 use crate::{
-    config::Algorithm,
+    config::{self, Algorithm, Jwt},
     domain::{Area, Namespace, Permission, PermissionSet, Scope, secret::Secret},
     storage::{CredentialKind, CredentialRecord},
 };

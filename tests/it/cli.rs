@@ -422,7 +422,7 @@ async fn the_exit_code_and_a_hint_say_what_to_do() {
     let narrow = list(&["--token", &Token::new("ci", &["steps:read"]).sign()]).await;
     assert_eq!(narrow.code, Some(1), "{narrow}");
     assert!(narrow.err.contains("Missing required permission: tasks:list"), "{narrow}");
-    assert!(narrow.err.contains("hint: `bailiwick auth whoami`"), "{narrow}");
+    assert!(narrow.err.contains("hint: `bailiwick auth why-denied "), "{narrow}");
     let absent = server.run(&["task", "get", "0199aaaa-0000-7000-8000-000000000000"]).await;
     assert_eq!(absent.code, Some(1), "{absent}");
     let state = list(&["--state", "done"]).await;

@@ -333,6 +333,10 @@ async fn the_document_is_valid_openapi_and_says_what_is_served() {
     assert!(output.status.success(), "{said}; `make test` installs the validator");
 
     // Each operation is there, and asks for what it says.
+    let nobody = format!("Bearer {}", Token::new("nobody", &[]).sign());
+    let nobody = [("authorization", &*nobody)];
+    let refused = wire::send(server.http, wire::head("GET /v1/tasks", &nobody)).await;
+    let decision = refused.header("x-request-id").unwrap().to_owned();
     let mut seen = BTreeSet::new();
     for (path, operations) in document["paths"].as_object().unwrap() {
         for (verb, operation) in operations.as_object().unwrap() {
@@ -340,13 +344,12 @@ async fn the_document_is_valid_openapi_and_says_what_is_served() {
             let filled = filled.replace("{namespace}", "n").replace("{name}", "x");
             let filled = filled.replace("{version}", "1.0.0");
             let filled = filled.replace("{prefix}", "p").replace("{id}", "i");
+            let filled = filled.replace("{request_id}", &decision);
             let line = format!("{} {filled}", verb.to_uppercase());
             let answer = wire::send(server.http, wire::head(&line, &[("accept", "*/*")])).await;
             let public = operation["x-access"] == "public";
             let wanted = if public { 200 } else { 401 };
             assert_eq!(answer.status, wanted, "{line}: {operation}");
-            let nobody = Token::new("nobody", &[]).sign();
-            let nobody = [("authorization", &*format!("Bearer {nobody}"))];
             let answer = wire::send(server.http, wire::head(&line, &nobody)).await;
             match operation.get("x-required-permission") {
                 Some(permission) => {

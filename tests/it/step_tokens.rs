@@ -372,7 +372,7 @@ async fn without_a_public_url_steps_have_no_tokens() {
     for page in ["/.well-known/openid-configuration", "/.well-known/jwks.json"] {
         assert_eq!(server.json("GET", page, &[], None).await.0, 404, "{page}");
     }
-    assert!(!server.path("keys").exists(), "no key comes to be");
+    assert!(!server.path("keys/master.key").exists(), "no key comes to be");
 }
 
 /// A JWT of the tests' issuer with another header.

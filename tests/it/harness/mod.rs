@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod credentials;
+pub mod envoy;
 pub mod process;
 pub mod rabbitmq;
 pub mod redis;
@@ -24,6 +25,7 @@ use tonic::{Status, metadata::MetadataMap, transport::Channel};
 pub use self::{
     api::Api,
     credentials::ROOT_KEY,
+    envoy::Envoy,
     process::Process,
     run::{Ran, alone, program, run},
 };

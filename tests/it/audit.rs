@@ -1,16 +1,23 @@
 //! The audit by the front door: who did what, where it stands, how it is
 //! sealed, and what becomes of it when the server goes down.
 
-use std::{os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::harness::{PATIENCE, ROOT_KEY, Server, Setup, credentials::Token};
+use crate::{
+    harness::{PATIENCE, ROOT_KEY, Server, Setup, credentials::Token},
+    line::{DENIED, DEPLOY, LATER, Lines},
+};
 
 /// The records that hold so far, as their chain and their JSON.
 fn records(server: &Server) -> Vec<(String, Value)> {
-    let audit = database(server);
+    records_in(&server.path("data/bailiwick.db"))
+}
+
+fn records_in(path: &Path) -> Vec<(String, Value)> {
+    let audit = database(path);
     let mut select = audit
         .prepare("SELECT chain, body FROM audit WHERE chain IS NOT NULL ORDER BY seq")
         .unwrap();
@@ -21,17 +28,21 @@ fn records(server: &Server) -> Vec<(String, Value)> {
     rows.unwrap().map(Result::unwrap).collect()
 }
 
-fn database(server: &Server) -> Connection {
-    let database = Connection::open(server.path("data/bailiwick.db")).unwrap();
+fn database(path: &Path) -> Connection {
+    let database = Connection::open(path).unwrap();
     database.busy_timeout(PATIENCE).unwrap();
     database
 }
 
 /// Waits for a record that fits.
 async fn record(server: &Server, fits: impl Fn(&Value) -> bool) -> (String, Value) {
+    record_in(&server.path("data/bailiwick.db"), fits).await
+}
+
+async fn record_in(path: &Path, fits: impl Fn(&Value) -> bool) -> (String, Value) {
     let found = async {
         loop {
-            if let Some(found) = records(server).into_iter().find(|(_, record)| fits(record)) {
+            if let Some(found) = records_in(path).into_iter().find(|(_, record)| fits(record)) {
                 return found;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -39,7 +50,7 @@ async fn record(server: &Server, fits: impl Fn(&Value) -> bool) -> (String, Valu
     };
     tokio::time::timeout(PATIENCE, found)
         .await
-        .unwrap_or_else(|_| panic!("no such record in {:#?}", records(server)))
+        .unwrap_or_else(|_| panic!("no such record in {:#?}", records_in(path)))
 }
 
 fn is(record: &Value, rpc: &str, outcome: &str) -> bool {
@@ -147,7 +158,7 @@ async fn se_44_the_key_is_the_owners_alone_and_none_of_the_data() {
 
 /// The checkpoints so far: number, first and last.
 fn checkpoints(server: &Server) -> Vec<(i64, i64, i64)> {
-    let audit = database(server);
+    let audit = database(&server.path("data/bailiwick.db"));
     let mut select = audit
         .prepare(
             "SELECT body ->> '$.checkpoint.number', body ->> '$.checkpoint.first', \
@@ -181,7 +192,7 @@ async fn se_44_what_was_answered_is_recorded_and_sealed_when_the_server_ends() {
         assert_eq!((*number, *first), (place, next), "{sealed:?}");
         next = last + 1;
     }
-    let unsealed: i64 = database(&server)
+    let unsealed: i64 = database(&server.path("data/bailiwick.db"))
         .query_row(
             "SELECT count(*) FROM audit WHERE chain IS NOT NULL AND seq >= ?1",
             [next],
@@ -196,12 +207,12 @@ async fn se_44_what_was_answered_is_recorded_and_sealed_when_the_server_ends() {
 
 #[tokio::test]
 async fn se_44_a_store_that_was_changed_while_the_server_was_down_shows_at_once() {
-    let server = Server::with(Setup::steady()).await.with_template().await;
+    let steady = Setup::steady();
+    let mut server = Server::with(steady.clone()).await.with_template().await;
     server.order(json!({})).await;
-    let mut server = server;
     server.process.terminate();
     server.process.exit().await;
-    let changed = database(&server)
+    let changed = database(&server.path("data/bailiwick.db"))
         .execute(
             "UPDATE audit SET body = replace(body, '/CreateTask', '/CancelTask') \
              WHERE body LIKE '%/CreateTask%'",
@@ -213,8 +224,36 @@ async fn se_44_a_store_that_was_changed_while_the_server_was_down_shows_at_once(
     server
         .logged("the audit is not as it was sealed; `bailiwick audit verify` an export of it", &[])
         .await;
-    // Work goes on; under fail-closed it would not.
+    // Work goes on; under fail-closed the server is not ready.
     server.order(json!({})).await;
+    assert_eq!(server.json("GET", "/health/ready", &[], None).await.0, 200);
+    let mut closed = steady;
+    closed.rest = "[audit]\nfail_closed = true\n".to_owned();
+    let server = server.again_with(closed).await;
+    assert_eq!(server.json("GET", "/health/ready", &[], None).await.0, 503);
+}
+
+#[tokio::test]
+async fn se_44_what_was_instructed_by_line_is_recorded_by_its_token() {
+    let server = Lines::guarded().await;
+    let mut wire = server.with(DEPLOY).await;
+    assert_eq!(wire.ask(&format!("r1 SET deploy.app {LATER}")).await, "r1 OK\n");
+    assert_eq!(wire.ask(&format!("r1 SET backup.app {LATER}")).await, DENIED);
+    assert!(wire.rows("QUERY deploy.").await.len() == 1);
+    let path = server.folder.path().join("data/bailiwick.db");
+    let (_, set) = record_in(&path, |one| is(one, "SET", "allowed")).await;
+    assert_eq!(
+        (&set["actor"]["subject"], &set["object"]),
+        (&json!("deploy"), &json!("deploy.app"))
+    );
+    let (chain, refused) = record_in(&path, |one| is(one, "SET", "denied")).await;
+    assert_eq!(chain, "deploy", "the chain of who was refused");
+    assert_eq!(refused["actor"]["subject"], "deploy");
+    record_in(&path, |one| is(one, "QUERY", "allowed")).await;
+    assert!(!std::fs::read_dir(server.folder.path().join("data")).unwrap().any(|file| {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        bytes.windows(DEPLOY.len()).any(|part| part == DEPLOY.as_bytes())
+    }));
 }
 
 #[tokio::test]
@@ -246,7 +285,7 @@ async fn se_44_under_fail_closed_a_read_waits_for_its_record() {
         assert_eq!(reads(&server), count, "it is on disk before the answer");
     }
     // A store that takes nothing: nothing is read either.
-    let blocker = database(&server);
+    let blocker = database(&server.path("data/bailiwick.db"));
     blocker.execute_batch("DROP TABLE audit_head; ALTER TABLE audit RENAME TO gone").unwrap();
     let (status, answer) = server.as_root("GET", &path, None).await;
     assert_eq!(status, 503, "{answer}");

@@ -4,6 +4,7 @@ use std::{fs, path::Path};
 
 use bailiwick::pb::v1 as pb;
 use bailiwick_client::Auth;
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -213,4 +214,38 @@ async fn get_audit_public_key_says_that_the_audit_is_off() {
     let (status, answer) = server.as_root("GET", "/v1/audit/public-key", None).await;
     assert_eq!(status, 404, "{answer}");
     assert!(answer.to_string().contains("audit.enabled"), "{answer}");
+}
+
+#[tokio::test]
+async fn se_44_what_retention_leaves_still_verifies() {
+    let steady = Setup::steady();
+    let server = Server::with(steady.clone()).await.with_template().await;
+    let task = server.order(json!({})).await;
+    // More than a MiB of records, under several checkpoints.
+    let root = server.root().await;
+    for _ in 0..4 {
+        let reads = (0..1_000).map(|_| {
+            let request = pb::GetTaskRequest { task_uuid: task.clone() };
+            async { root.tasks().get_task(request).await.map(drop).unwrap() }
+        });
+        futures::stream::iter(reads).buffer_unordered(32).collect::<()>().await;
+        tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    }
+    public_key(&server).await;
+    let (file, all) = export(&server, "all.jsonl", &[]).await;
+    let whole = verify(&server, &file, &["--format", "json"]).await.json();
+    let mut few = steady;
+    few.rest = "[audit]\nretention_mb = 1\n".to_owned();
+    let server = server.again_with(few).await;
+    server.logged("records of the audit were let go", &[]).await;
+    let (file, _) = export(&server, "left.jsonl", &[]).await;
+    let left = verify(&server, &file, &["--format", "json"]).await.json();
+    assert_eq!(left["holds"], true);
+    assert!(left["records"].as_u64() < whole["records"].as_u64(), "{left} of {whole}");
+    // The chain goes on from what was noted before.
+    let noted = all["checkpoint"].as_str().unwrap();
+    verify(&server, &file, &["--expect", noted]).await.good();
+    // And a record says what went.
+    let records = found(&server, &["--rpc", "server"]).await;
+    assert!(records.to_string().contains("audit let go"), "{records}");
 }

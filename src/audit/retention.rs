@@ -41,7 +41,7 @@ pub async fn retain(
         let since = retention
             .days
             .map(|days| now.plus_ms(i64::from(days.get()).saturating_mul(DAY_MS).saturating_neg()));
-        match store.let_audit_go(&AuditKept { since, bytes }, now).await {
+        match store.let_audit_go(&AuditKept { since, bytes, untold: None }, now).await {
             Ok(0) => {}
             // There may be more.
             Ok(records) => {

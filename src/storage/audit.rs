@@ -99,6 +99,17 @@ pub struct AuditKept {
     pub since: Option<Timestamp>,
     /// Not more than so many bytes of records.
     pub bytes: Option<i64>,
+    /// What stays all the same: who is to be told of it was not yet.
+    pub untold: Option<Untold>,
+}
+
+/// What somebody outside is still to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Untold {
+    /// The first number of it.
+    pub first: i64,
+    /// What was sealed before this moment has waited long enough.
+    pub since: Timestamp,
 }
 
 /// The audit. Changes bring their records by their [`Stamp`]; what is here is

@@ -22,7 +22,9 @@ use async_trait::async_trait;
 use thiserror::Error as ThisError;
 
 pub use self::{
-    audit::{AuditDraft, AuditKept, AuditRow, AuditSeal, AuditState, AuditStore, ChainHead},
+    audit::{
+        AuditDraft, AuditKept, AuditRow, AuditSeal, AuditState, AuditStore, ChainHead, Untold,
+    },
     credentials::{
         CredentialKind, CredentialRecord, CredentialStore, LastUses, PermissionUse, Recall,
     },

@@ -15,6 +15,7 @@ use crate::{
     domain::{Scope, audit::rfc3339_text, schedule::JobStatus},
     storage::{
         AuditKept, AuditRow, AuditSeal, ChainHead, Cure, JobChange, Order, Recall, Report, RunEnd,
+        Untold,
     },
 };
 
@@ -203,9 +204,9 @@ pub(crate) async fn se_44_what_is_let_go_leaves_the_ends_of_its_chains<E: Engine
     seal(house, 2, &[("deploy", 3, 5)]).await;
     house.wait_ms(10_000);
     let now = house.now();
-    let all = AuditKept { since: Some(now.plus_ms(-30_000)), bytes: None };
+    let all = AuditKept { since: Some(now.plus_ms(-30_000)), bytes: None, untold: None };
     assert_eq!(house.store().let_audit_go(&all, now).await.unwrap(), 0);
-    let some = AuditKept { since: Some(now.plus_ms(-15_000)), bytes: None };
+    let some = AuditKept { since: Some(now.plus_ms(-15_000)), bytes: None, untold: None };
     assert_eq!(house.store().let_audit_go(&some, now).await.unwrap(), 3);
     let state = house.store().audit_state().await.unwrap();
     assert_eq!((state.first, state.sealed), (4, 5));
@@ -218,11 +219,16 @@ pub(crate) async fn se_44_what_is_let_go_leaves_the_ends_of_its_chains<E: Engine
     let rows: Vec<AuditRow> = house.store().audit_before(i64::MAX, 1).await.unwrap();
     assert!(rows[0].body.contains("\"change\":\"audit let go\""), "{rows:?}");
     // The last checkpoint stays, however much is asked for.
-    let none = AuditKept { since: Some(now), bytes: Some(0) };
+    let none = AuditKept { since: Some(now), bytes: Some(0), untold: None };
     assert_eq!(house.store().let_audit_go(&none, now).await.unwrap(), 0);
     change(house, vec![set("deploy.a", 3)]).await;
     seal(house, 3, &[("*", 1, 7), ("deploy", 4, 8)]).await;
-    let little = AuditKept { since: None, bytes: Some(1) };
+    // What is still to be told stays, but not for ever.
+    let now = house.now();
+    let untold = |ms| Some(Untold { first: 5, since: now.plus_ms(ms) });
+    let waiting = AuditKept { since: None, bytes: Some(1), untold: untold(-60_000) };
+    assert_eq!(house.store().let_audit_go(&waiting, now).await.unwrap(), 0);
+    let little = AuditKept { untold: untold(1), ..waiting };
     assert_eq!(house.store().let_audit_go(&little, now).await.unwrap(), 2);
     let state = house.store().audit_state().await.unwrap();
     assert!(state.base.contains(&stood("deploy", 3, 5)), "{:?}", state.base);

@@ -47,7 +47,10 @@ pub(super) fn let_go(
         let Some(oldest) = oldest(conn)? else { break };
         let old = since.as_ref().is_some_and(|since| oldest.at < *since);
         let much = keep.bytes.is_some_and(|most| bytes > most);
-        if !old && !much {
+        let awaited = keep.untold.is_some_and(|untold| {
+            oldest.last >= untold.first && oldest.at >= rfc3339_text(untold.since)
+        });
+        if awaited || !old && !much {
             break;
         }
         bytes = bytes.saturating_sub(oldest.bytes);

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Error, given, number, raw};
+use super::{AuditSink, Error, audit_sinks::audit_sinks, given, number, raw};
 
 /// Where the key lies, beside the configuration file, when no setting says.
 const KEY_FILE: &str = "keys/audit.key";
@@ -15,7 +15,7 @@ const KEY_FILE: &str = "keys/audit.key";
 const DAYS: u64 = 36_500;
 
 /// `[audit]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Audit {
     /// Whether anything is recorded at all.
     pub enabled: bool,
@@ -30,14 +30,31 @@ pub struct Audit {
     pub retention_days: Option<NonZeroU32>,
     /// How many MiB of records are kept; all by default.
     pub retention_mb: Option<NonZeroU32>,
+    /// Where it is sent.
+    pub sinks: Vec<AuditSink>,
+    /// For how many days a record is kept at least when a sink does not have
+    /// it yet.
+    pub sinks_wait_days: u32,
 }
 
 pub(super) fn audit(raw: raw::Audit, base: &Path) -> Result<Audit, Error> {
-    let raw::Audit { enabled, key_file, fail_closed, record_reads, retention_days, retention_mb } =
-        raw;
+    let raw::Audit {
+        enabled,
+        key_file,
+        fail_closed,
+        record_reads,
+        retention_days,
+        retention_mb,
+        sinks,
+        sinks_wait_days,
+    } = raw;
     if fail_closed && !enabled {
         let problem = "says that nothing is done without a record, and `audit.enabled` is false";
         return Err(Error::invalid("audit.fail_closed", problem));
+    }
+    if !sinks.is_empty() && !enabled {
+        let problem = "have nothing to send while `audit.enabled` is false";
+        return Err(Error::invalid("audit.sinks", problem));
     }
     let key_file = given(key_file).map_or_else(|| KEY_FILE.into(), PathBuf::from);
     let most = u64::from(u32::MAX);
@@ -48,5 +65,7 @@ pub(super) fn audit(raw: raw::Audit, base: &Path) -> Result<Audit, Error> {
         record_reads,
         retention_days: NonZeroU32::new(number("audit.retention_days", retention_days, 0, DAYS)?),
         retention_mb: NonZeroU32::new(number("audit.retention_mb", retention_mb, 0, most)?),
+        sinks: audit_sinks(sinks, base)?,
+        sinks_wait_days: number("audit.sinks_wait_days", sinks_wait_days, 0, DAYS)?,
     })
 }

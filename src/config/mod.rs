@@ -4,6 +4,7 @@
 //! settings of clients (`cli`).
 
 mod audit;
+mod audit_sinks;
 mod auth;
 pub mod auth_file;
 mod controller;
@@ -27,6 +28,7 @@ use std::{
 };
 
 pub use audit::Audit;
+pub use audit_sinks::{AuditFormat, AuditSink, AuditTarget, SyslogAddress};
 pub use auth::{Algorithm, ApiKey, Auth, Credentials, DOCUMENTED_KEYS, Mode, TokenStore};
 pub use auth_file::LineToken;
 pub use controller::{Controller, RULE_ID_PREFIX};

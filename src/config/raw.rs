@@ -365,6 +365,8 @@ pub(super) struct Audit {
     pub(super) record_reads: bool,
     pub(super) retention_days: u64,
     pub(super) retention_mb: u64,
+    pub(super) sinks: Vec<AuditSink>,
+    pub(super) sinks_wait_days: u64,
 }
 
 impl Default for Audit {
@@ -376,8 +378,23 @@ impl Default for Audit {
             record_reads: true,
             retention_days: 0,
             retention_mb: 0,
+            sinks: Vec::new(),
+            sinks_wait_days: 7,
         }
     }
+}
+
+/// One of `[[audit.sinks]]`.
+#[derive(Deserialize)]
+pub(super) struct AuditSink {
+    pub(super) name: String,
+    pub(super) kind: String,
+    pub(super) format: Option<String>,
+    pub(super) path: Option<String>,
+    pub(super) address: Option<String>,
+    pub(super) facility: Option<String>,
+    pub(super) endpoint: Option<String>,
+    pub(super) ca_path: Option<String>,
 }
 
 /// Settings of later versions. One that is off (`false`, 0, empty) does no

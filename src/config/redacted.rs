@@ -5,8 +5,8 @@ use std::num::{NonZeroU32, NonZeroU64};
 use serde_json::{Value, json};
 
 use super::{
-    Auth, ClientAuthority, Controller, Jwt, Keys, LogFormat, Mode, OwnRate, Rates, Scheduler,
-    Settings, Storage, TokenStore,
+    AuditSink, Auth, ClientAuthority, Controller, Jwt, Keys, LogFormat, Mode, OwnRate, Rates,
+    Scheduler, Settings, Storage, TokenStore,
 };
 
 pub(super) fn redacted(settings: &Settings) -> Value {
@@ -67,6 +67,8 @@ pub(super) fn redacted(settings: &Settings) -> Value {
             "record_reads": audit.record_reads,
             "retention_days": audit.retention_days.map_or(0, NonZeroU32::get),
             "retention_mb": audit.retention_mb.map_or(0, NonZeroU32::get),
+            "sinks": audit.sinks.iter().map(redacted_sink).collect::<Vec<_>>(),
+            "sinks_wait_days": audit.sinks_wait_days,
         },
     });
     if let Some(shown) = shown.pointer_mut("/limits").and_then(Value::as_object_mut) {
@@ -90,6 +92,11 @@ fn redacted_controller(controller: &Controller) -> Value {
         "connections_per_token": controller.connections_per_token,
         "idle_seconds": controller.idle.map_or(0, |idle| idle.as_secs()),
     })
+}
+
+/// Where the audit goes is nobody's concern, only that it does.
+fn redacted_sink(sink: &AuditSink) -> Value {
+    json!({ "name": sink.name, "kind": sink.to.kind() })
 }
 
 /// As whom commands run is nobody's concern, only whether they do.

@@ -108,6 +108,7 @@ fn check_key(table: &str, key: &str, value: &Value) -> Result<(), Error> {
         }
         ("auth", "namespaces") => check_list::<raw::NamespaceRights>(&full, value, &["prefix"]),
         ("auth", "roles") => check_roles(&full, value),
+        ("audit", "sinks") => check_list::<raw::AuditSink>(&full, value, &["name", "kind"]),
         ("server", "client_authorities") => {
             check_list::<raw::ClientAuthority>(&full, value, &["ca", "trust_domains"])
         }

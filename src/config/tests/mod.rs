@@ -1,5 +1,6 @@
 //! What is taken and what is refused. Not here: `auth`, `limits`, `tls`.
 
+mod audit_sinks;
 mod auth;
 mod limits;
 mod steps;

@@ -16,6 +16,7 @@ pub mod seal;
 mod sealed;
 mod sealer;
 mod search;
+pub mod sink;
 pub mod verify;
 
 pub use self::{

@@ -12,7 +12,7 @@ use std::{
 
 use metrics::{Counter, Gauge};
 use thiserror::Error;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -48,6 +48,8 @@ pub struct Sealer {
     key: Arc<AuditKey>,
     clock: Arc<dyn Clock>,
     state: Mutex<AuditState>,
+    /// The last number that is sealed, for who waits for it.
+    sealed: watch::Sender<i64>,
     /// Whether all that was sealed before is as it was.
     intact: AtomicBool,
     /// Whether the last round went well.
@@ -76,6 +78,7 @@ impl Sealer {
             store,
             key,
             clock,
+            sealed: watch::Sender::new(state.sealed),
             state: Mutex::new(state),
             intact: AtomicBool::new(checked.is_ok()),
             works: AtomicBool::new(true),
@@ -88,6 +91,12 @@ impl Sealer {
     #[must_use]
     pub fn key(&self) -> &Arc<AuditKey> {
         &self.key
+    }
+
+    /// The last number that is sealed, now and whenever it changes.
+    #[must_use]
+    pub fn sealed(&self) -> watch::Receiver<i64> {
+        self.sealed.subscribe()
     }
 
     /// Whether what was sealed before this start is as it was.
@@ -147,11 +156,13 @@ impl Sealer {
         let Some(made) = seal(state, &rows, &self.key, self.clock.now())? else { return Ok(false) };
         if !self.store.seal_audit(made.clone()).await? {
             **state = self.store.audit_state().await?;
+            self.sealed.send_replace(state.sealed);
             return Ok(true);
         }
         self.records.increment(u64::try_from(records).unwrap_or(u64::MAX));
         self.unsealed.set(0.0);
         advance(state, made);
+        self.sealed.send_replace(state.sealed);
         Ok(rows.len() == ROWS_MAX)
     }
 }

@@ -47,11 +47,11 @@ impl Clock for Hands {
     }
 }
 
-struct House {
-    store: Arc<Sqlite>,
+pub(super) struct House {
+    pub(super) store: Arc<Sqlite>,
     ledger: Arc<Ledger>,
     clock: Arc<Hands>,
-    folder: TempDir,
+    pub(super) folder: TempDir,
 }
 
 fn key(seed: u8) -> AuditKey {
@@ -82,7 +82,7 @@ impl House {
     }
 
     /// Keeps records, one a minute, chain by chain in turn.
-    async fn keep(&self, number: usize) {
+    pub(super) async fn keep(&self, number: usize) {
         for place in 0..number {
             let at = self.clock.0.fetch_add(MINUTE, Ordering::SeqCst);
             let at = crate::domain::audit::rfc3339_text(Timestamp::from_micros(at));
@@ -100,12 +100,12 @@ impl House {
         }
     }
 
-    async fn seal(&self) {
+    pub(super) async fn seal(&self) {
         self.ledger.sealed().await.unwrap();
     }
 
     /// Sixty records under several checkpoints.
-    async fn filled() -> Self {
+    pub(super) async fn filled() -> Self {
         let house = Self::new().await;
         for records in [7, 13, 1, 20, 19] {
             house.keep(records).await;
@@ -119,7 +119,7 @@ impl House {
         lines.try_collect::<Vec<_>>().await.unwrap().concat()
     }
 
-    async fn all(&self) -> String {
+    pub(super) async fn all(&self) -> String {
         self.export(&["*"], &ExportRequest::default()).await
     }
 }

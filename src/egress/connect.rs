@@ -175,6 +175,15 @@ impl fmt::Debug for Egress {
     }
 }
 
+/// TLS for what the operator names, with these authorities alone or else with
+/// the system's.
+pub fn tls(ca: Option<&Authorities>) -> Result<Arc<ClientConfig>, super::Error> {
+    if let Some(ca) = ca {
+        super::certificates(ca)?;
+    }
+    client_config(ca).ok_or_else(|| super::Error::Failed("TLS cannot be set up".to_owned()))
+}
+
 /// Trusts the authorities of the settings alone, or else the system's.
 fn client_config(ca: Option<&Authorities>) -> Option<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();

@@ -13,7 +13,7 @@ use reqwest::{Certificate, Client, Url, redirect};
 use thiserror::Error;
 
 pub use self::{
-    connect::{Closed, Duplex, Egress},
+    connect::{Closed, Duplex, Egress, tls},
     target::{ADDRESS_BYTES_MAX, Scheme, Target, decoded},
 };
 use crate::config::Authorities;

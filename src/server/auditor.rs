@@ -5,9 +5,13 @@ use std::{io, sync::Arc};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Error, key_file};
+use super::{
+    Error,
+    audit_sinks::{self, Base},
+    key_file,
+};
 use crate::{
-    audit::{self, Inbox, Journal, Options, Retention, Sealer, key::AuditKey},
+    audit::{self, Inbox, Journal, Options, Retention, Sealer, key::AuditKey, sink::Outlet},
     authz::System,
     config,
     domain::Clock,
@@ -25,6 +29,7 @@ pub(super) struct Auditor {
     /// What seals them.
     pub(super) sealer: Option<Arc<Sealer>>,
     inbox: Option<Inbox>,
+    sinks: Vec<Outlet>,
     fail_closed: bool,
 }
 
@@ -32,20 +37,25 @@ impl Auditor {
     /// With the key of the settings, which is made at first need.
     pub(super) async fn open(
         settings: &config::Audit,
+        service: &str,
         store: &Arc<dyn Store>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, Error> {
         let fail_closed = settings.fail_closed;
         if !settings.enabled {
-            return Ok(Self { journal: None, sealer: None, inbox: None, fail_closed });
+            let (journal, sealer, inbox, sinks) = (None, None, None, Vec::new());
+            return Ok(Self { journal, sealer, inbox, sinks, fail_closed });
         }
         let key = key(settings)?;
         let fingerprints = key.fingerprints().map_err(|error| key_error(settings, error))?;
         let options = Options { fail_closed, reads: settings.record_reads };
         let (journal, inbox) = Journal::new(options, fingerprints);
         let sealer = Sealer::open(Arc::clone(store), Arc::new(key), Arc::clone(clock)).await;
-        let sealer = Some(sealer.map_err(Error::Audit)?);
-        Ok(Self { journal: Some(journal), sealer, inbox: Some(inbox), fail_closed })
+        let sealer = sealer.map_err(Error::Audit)?;
+        let sinks =
+            audit_sinks::open(&settings.sinks, &Base { store, sealer: &sealer, clock, service })?;
+        let (journal, sealer, inbox) = (Some(journal), Some(sealer), Some(inbox));
+        Ok(Self { journal, sealer, inbox, sinks, fail_closed })
     }
 
     /// Starts to keep and to seal.
@@ -60,6 +70,9 @@ impl Auditor {
             let run = Arc::clone(sealer).run(System::permit(), keeping.records.clone());
             keeping.sealer.spawn(run);
         }
+        for sink in self.sinks.drain(..) {
+            keeping.sinks.spawn(sink.run(System::permit(), keeping.seals.clone()));
+        }
         keeping
     }
 
@@ -70,7 +83,12 @@ impl Auditor {
         clock: &Arc<dyn Clock>,
         shutdown: CancellationToken,
     ) -> impl Future<Output = ()> + use<> {
-        let retention = Retention { days: settings.retention_days, mib: settings.retention_mb };
+        let retention = Retention {
+            days: settings.retention_days,
+            mib: settings.retention_mb,
+            sinks: settings.sinks.iter().map(|sink| sink.name.clone()).collect(),
+            sinks_wait_days: settings.sinks_wait_days,
+        };
         let (store, clock) = (Arc::clone(store), Arc::clone(clock));
         audit::retain(retention, store, clock, System::permit(), shutdown)
     }
@@ -81,14 +99,16 @@ impl Auditor {
     }
 }
 
-/// What keeps and seals until nothing comes any more: not before each call
-/// that was answered has its record, and each record its seal.
+/// What keeps, seals and sends until nothing comes any more: not before each
+/// call that was answered has its record, and each record its seal.
 #[derive(Debug, Default)]
 pub(super) struct Keeping {
     calls: CancellationToken,
     journal: TaskTracker,
     records: CancellationToken,
     sealer: TaskTracker,
+    seals: CancellationToken,
+    sinks: TaskTracker,
 }
 
 impl Keeping {
@@ -100,6 +120,9 @@ impl Keeping {
         self.records.cancel();
         self.sealer.close();
         self.sealer.wait().await;
+        self.seals.cancel();
+        self.sinks.close();
+        self.sinks.wait().await;
     }
 }
 

@@ -48,7 +48,8 @@ pub(super) async fn core(
         admin(&authenticator, settings, (Arc::clone(&store), &keys), Arc::clone(clock)).await?;
     let credentials = Some(Arc::clone(&store));
     let rates = &settings.limits.rates;
-    let auditor = Auditor::open(&settings.audit, &store, clock).await?;
+    let service = &settings.telemetry.service_name;
+    let auditor = Auditor::open(&settings.audit, service, &store, clock).await?;
     let journal = auditor.journal.clone();
     let gate = Gate::new(authenticator, credentials, rates, Arc::clone(clock), journal);
     let standing = Arc::new(gate.clone());

@@ -1,6 +1,7 @@
 //! The composition root: the only place which knows everything. Opens the
 //! store, starts the engine, builds the stack of a call and binds the ports.
 
+mod audit_sinks;
 mod auditor;
 mod clock;
 mod core;
@@ -127,6 +128,15 @@ pub enum Error {
     AuditKey {
         /// Where it is.
         path: std::path::PathBuf,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What the audit is sent to cannot be used.
+    #[error("the configuration is refused: `audit.sinks`: `{name}`: {source}")]
+    AuditSink {
+        /// Which sink.
+        name: String,
         /// Why not.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,

@@ -10,6 +10,8 @@ mod audit;
 #[cfg(test)]
 mod audit_api;
 #[cfg(test)]
+mod audit_sinks;
+#[cfg(test)]
 mod auth;
 #[cfg(test)]
 mod auth_matrix;

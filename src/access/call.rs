@@ -239,6 +239,10 @@ impl Caller {
         request: &Q,
     ) -> Result<(Scope, Claim<Q::Right>), Refusal> {
         let texts = request.namespace_texts();
+        if texts.len() > Scope::PLACES_MAX {
+            let what = format!("has at most {} entries", Scope::PLACES_MAX);
+            return Err(Refusal::invalid(Reason::FieldInvalid, "namespaces", what));
+        }
         let scope = if texts.is_empty() {
             Scope::Everything
         } else {

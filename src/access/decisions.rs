@@ -89,7 +89,11 @@ impl Decision {
 
     fn bytes(&self) -> usize {
         let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
-        DECISION_BYTES + text(&self.reason) + text(&self.object)
+        let asked = match &self.by {
+            By::Caller(origin) => origin.asked().iter().map(|place| place.len()).sum(),
+            By::Stranger(_) => 0,
+        };
+        DECISION_BYTES + text(&self.reason) + text(&self.object) + asked
     }
 }
 

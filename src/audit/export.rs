@@ -117,6 +117,10 @@ fn asked(scope: &Scope, namespaces: &[String]) -> Result<Scope, Error> {
             Scope::Under(_) | Scope::Everything => Ok(scope.clone()),
         };
     }
+    if namespaces.len() > Scope::PLACES_MAX {
+        let message = format!("has at most {} entries", Scope::PLACES_MAX);
+        return Err(Error::FieldInvalid { field: "namespaces", message });
+    }
     for one in namespaces {
         if !scope.covers(&parse(std::slice::from_ref(one))?) {
             return Err(Error::OutsideScope(one.clone()));

@@ -40,6 +40,9 @@ pub struct Origin {
     pub trail: Trail,
 }
 
+/// As many places of a refused call are kept.
+const ASKED_MAX: usize = 8;
+
 /// What proofs and the store note about a call on its way.
 #[derive(Debug, Default)]
 pub struct Trail {
@@ -79,10 +82,12 @@ impl Origin {
         self.trail.place.get().map(|place| &**place)
     }
 
-    /// Notes what the call asked for when it was refused for that; the first
-    /// counts.
+    /// Notes what the call asked for when it was refused for that, some of it;
+    /// the first time counts.
     pub fn asked_for<'a>(&self, places: impl IntoIterator<Item = &'a str>) {
-        self.trail.asked.get_or_init(|| places.into_iter().map(Arc::from).collect());
+        self.trail
+            .asked
+            .get_or_init(|| places.into_iter().take(ASKED_MAX).map(Arc::from).collect());
     }
 
     /// What it asked for; nothing where it was not refused for that.

@@ -169,6 +169,8 @@ pub enum Scope {
 pub type NameRange = (String, String);
 
 impl Scope {
+    /// The most places that one request may name.
+    pub const PLACES_MAX: usize = 100;
     /// Nowhere.
     pub const NOWHERE: Self = Self::Under(Vec::new());
 

@@ -22,7 +22,9 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{body::Body, service::Routes};
 use tower::Service;
+use tracing::Instrument as _;
 
+use super::spawn::spawn;
 use crate::{
     access::{Kind, MethodRule, Reason, Refusal, Rule},
     domain::RequestId,
@@ -32,6 +34,9 @@ use crate::{
 /// How many streams callers without a credential have at once, as watches of
 /// health and reflection.
 const PUBLIC_STREAMS_MAX: usize = 1024;
+
+/// The services whose changes are on disk first and then in memory.
+const IN_MEMORY: [&str; 2] = ["bailiwick.v1.AuthAdminService/", "bailiwick.v1.ScheduleService/"];
 
 /// How the figures call the two surfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +163,16 @@ impl Observed {
             }
         };
         let answering = AssertUnwindSafe(self.routes.call(request)).catch_unwind();
+        let answering = async {
+            if !is_finished(&call.method) {
+                return answering.await;
+            }
+            match spawn(answering.in_current_span()).await {
+                Ok(answered) => answered,
+                // The runtime ends, and this with it.
+                Err(_) => std::future::pending().await,
+            }
+        };
         let response = match timeout(self.room.call_timeout, answering).await {
             Ok(Ok(Ok(response))) => response,
             Ok(Err(_panic)) => {
@@ -314,6 +329,12 @@ fn code_name(code: tonic::Code) -> &'static str {
         tonic::Code::DataLoss => "DATA_LOSS",
         tonic::Code::Unauthenticated => "UNAUTHENTICATED",
     }
+}
+
+/// Whether a call goes on when its caller goes away or its time is up: what is
+/// on disk must be so in memory too.
+fn is_finished(method: &MethodRule) -> bool {
+    !is_stream(method) && IN_MEMORY.iter().any(|service| method.full_name.starts_with(service))
 }
 
 fn is_stream(method: &MethodRule) -> bool {

@@ -387,6 +387,55 @@ async fn se_38_no_call_in_flight_outlives_a_revocation() {
     assert_eq!(after, 401);
 }
 
+/// What is on disk holds in memory too, when the caller hangs up meanwhile.
+#[tokio::test]
+async fn se_38_a_revocation_whose_caller_hangs_up_counts() {
+    let rest = "[limits]\nfailed_auth_per_minute = 0\n".to_owned();
+    let server = Server::with(Setup { rest, ..Setup::default() }).await;
+    let root = server.root().await;
+    let mut minted = Vec::new();
+    for _ in 0..24 {
+        minted.push(mint(&server, json!({"scopes": "tasks:list"})).await);
+    }
+    for ((_, prefix), tenths) in minted.iter().zip(0_u64..) {
+        let request = pb::RevokeTokenRequest { prefix: prefix.clone(), cascade: false };
+        let mut admin = root.auth_admin();
+        // Dropped, the client resets the stream.
+        let wait = Duration::from_micros(100 * tenths);
+        let _ = tokio::time::timeout(wait, admin.revoke_token(request)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let database = rusqlite::Connection::open(server.path("data/bailiwick.db")).unwrap();
+    let mut revoked = 0;
+    for (token, prefix) in &minted {
+        let on_disk: bool = database
+            .query_row(
+                "SELECT revoked_at IS NOT NULL FROM credential WHERE id = ?1",
+                [prefix],
+                |row| row.get(0),
+            )
+            .unwrap();
+        let status = with(&server, token, "GET", "/v1/tasks", None).await.0;
+        assert_eq!(status, if on_disk { 401 } else { 200 }, "{prefix}");
+        revoked += usize::from(on_disk);
+    }
+    assert!(revoked > 0, "none of them came so far");
+}
+
+#[tokio::test]
+async fn se_40_a_list_of_places_is_bounded() {
+    let server = Server::start().await;
+    let many: Vec<String> = (0..101).map(|number| format!("n{number}")).collect();
+    let body = json!({"name": "wide", "scopes": ["tasks:read"], "namespaces": many});
+    let (status, answer) = server.as_root("POST", "/v1/api-keys", Some(body)).await;
+    assert_eq!(status, 400, "{answer}");
+    assert!(answer.to_string().contains("at most 100"), "{answer}");
+    let list = many.join(",");
+    let path = format!("/v1/audit/export?namespaces={list}");
+    let (status, answer) = server.as_root("GET", &path, None).await;
+    assert_eq!(status, 400, "{answer}");
+}
+
 #[tokio::test]
 async fn se_47_the_jwts_of_a_subject_are_taken_back() {
     let server = Server::with(Setup::steady()).await;

@@ -166,6 +166,21 @@ impl SigningKeys {
         Ok(())
     }
 
+    /// A key that was retired counts no more, whatever else fails.
+    fn forget(&self, kid: &str, now: Timestamp) {
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        let keys = ring.keys.iter().filter(|key| *key.kid != *kid).cloned().collect();
+        let records = ring.records.iter().map(|record| match *record.kid == *kid {
+            true => SigningKeyRecord {
+                private_key: Vec::new(),
+                retired_at: Some(now),
+                ..record.clone()
+            },
+            false => record.clone(),
+        });
+        *ring = Arc::new(Ring { keys, records: records.collect() });
+    }
+
     /// Reads and makes files: not on a thread that calls wait for.
     async fn master<T: Send + 'static>(
         &self,
@@ -269,8 +284,9 @@ impl SigningKeys {
         let turn = self.order.lock().await;
         let found = self.list().into_iter().find(|(key, _)| *key.kid == *kid);
         if let Some((_, State::Verifies)) = found {
-            self.store.retire_signing_key(kid, stamp, self.clock.now()).await?;
-            self.load().await?;
+            let now = self.clock.now();
+            self.store.retire_signing_key(kid, stamp, now).await?;
+            self.forget(kid, now);
         }
         drop(turn);
         let now = self.list().into_iter().find(|(key, _)| *key.kid == *kid);

@@ -4,7 +4,7 @@
 
 use std::{
     fmt, fs,
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -172,18 +172,21 @@ impl Master {
 
 fn read(path: &Path) -> Result<Option<Zeroizing<[u8; 32]>>, Error> {
     let failed = |source| Error::File { path: path.to_owned(), source };
-    let about = match fs::metadata(path) {
-        Ok(about) => about,
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
+    // Of what was opened, and not of what lies there now.
+    let about = file.metadata().map_err(failed)?;
     if about.mode() & OTHERS != 0 {
         return Err(Error::Exposed { path: path.to_owned(), mode: about.mode() & 0o777 });
     }
     if !about.is_file() || about.len() > FILE_BYTES_MAX {
         return Err(Error::Content(path.to_owned()));
     }
-    let text = Zeroizing::new(fs::read(path).map_err(failed)?);
+    let mut text = Zeroizing::new(Vec::new());
+    file.take(FILE_BYTES_MAX).read_to_end(&mut text).map_err(failed)?;
     let text = std::str::from_utf8(&text).map_err(|_| Error::Content(path.to_owned()))?;
     hex(text.trim()).map(Some).ok_or_else(|| Error::Content(path.to_owned()))
 }

@@ -290,3 +290,24 @@ async fn se_44_under_fail_closed_a_read_waits_for_its_record() {
     let (status, answer) = server.as_root("GET", &path, None).await;
     assert_eq!(status, 503, "{answer}");
 }
+
+#[tokio::test]
+async fn se_44_signing_keys_have_the_record_of_their_change() {
+    let mut setup = Setup::steady();
+    setup.server = format!("public_url = \"http://127.0.0.1:{}\"", setup.ports[1]);
+    setup.rest = "[audit]\nrecord_reads = false\n".to_owned();
+    let server = Server::with(setup).await;
+    let keys = "/v1/auth/signing-keys";
+    let (_, listed) = server.as_root("GET", keys, None).await;
+    let first = listed["keys"][0]["kid"].as_str().unwrap().to_owned();
+    assert_eq!(server.as_root("POST", keys, Some(json!({}))).await.0, 201);
+    let (status, _) =
+        server.as_root("POST", &format!("{keys}/{first}/retire"), Some(json!({}))).await;
+    assert_eq!(status, 200);
+    for (rpc, what) in [("CreateSigningKey", "created"), ("RetireSigningKey", "retired")] {
+        let (chain, found) = record(&server, |one| is(one, rpc, "allowed")).await;
+        assert_eq!((&*chain, found["detail"]["change"].as_str()), ("*", Some(what)), "{found}");
+    }
+    let (_, own) = record(&server, |one| one["object"] == first.as_str()).await;
+    assert_eq!(own["detail"]["change"], "created", "the server's own first key");
+}

@@ -3,9 +3,9 @@
 use async_trait::async_trait;
 use rusqlite::{Row, params};
 
-use super::{Sqlite, row};
+use super::{Sqlite, audit::Changed, row};
 use crate::{
-    domain::{Timestamp, history::Stamp},
+    domain::{Timestamp, audit::Detail, history::Stamp},
     storage::{Result, SigningKeyRecord, SigningKeyStore},
 };
 
@@ -44,7 +44,8 @@ impl SigningKeyStore for Sqlite {
         .await
     }
 
-    async fn add_signing_key(&self, key: SigningKeyRecord, _stamp: &Stamp) -> Result<()> {
+    async fn add_signing_key(&self, key: SigningKeyRecord, stamp: &Stamp) -> Result<()> {
+        let stamp = stamp.clone();
         self.write(move |operation| {
             let mut insert = operation.conn.prepare_cached(&format!(
                 "INSERT INTO signing_key ({COLUMNS}) \
@@ -62,19 +63,29 @@ impl SigningKeyStore for Sqlite {
                 key.activated_at.micros(),
                 key.retired_at.map(Timestamp::micros),
             ])?;
-            Ok(())
+            let detail = Some(Detail::Change("created"));
+            operation.audit(
+                &stamp,
+                Changed { place: None, object: &key.kid, detail },
+                key.created_at,
+            )
         })
         .await
     }
 
-    async fn retire_signing_key(&self, kid: &str, _stamp: &Stamp, now: Timestamp) -> Result<bool> {
-        let kid = kid.to_owned();
+    async fn retire_signing_key(&self, kid: &str, stamp: &Stamp, now: Timestamp) -> Result<bool> {
+        let (kid, stamp) = (kid.to_owned(), stamp.clone());
         self.write(move |operation| {
             let mut update = operation.conn.prepare_cached(
                 "UPDATE signing_key SET retired_at = ?2, private_key = x'' \
                  WHERE kid = ?1 AND retired_at IS NULL",
             )?;
-            Ok(update.execute((&kid, now.micros()))? == 1)
+            let retired = update.execute((&kid, now.micros()))? == 1;
+            if retired {
+                let detail = Some(Detail::Change("retired"));
+                operation.audit(&stamp, Changed { place: None, object: &kid, detail }, now)?;
+            }
+            Ok(retired)
         })
         .await
     }

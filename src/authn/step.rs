@@ -19,7 +19,7 @@ use crate::{
     domain::{
         Grant, Namespace, PermissionSet, Principal, Scope, StepId, StepNo, TaskId, Timestamp,
         principal::{GrantRef, Identity, Method, Source},
-        rights::{StepRights, step_subject},
+        rights::{StepRights, attempt_id, step_subject},
     },
     signing::{Key, STEP, SigningKeys, TYPE, worth},
     storage::Tenure,
@@ -133,8 +133,8 @@ impl Authenticator {
             method: Method::Jwt,
             grants: Vec::new(),
             not_after: Some(not_after),
-            // Which step it is; a token of a step is never looked up by itself.
-            credential_id: tie.task.step(tie.step).to_string().into(),
+            // Which attempt it is; a token of a step is never looked up by itself.
+            credential_id: attempt_id(tie.task.step(tie.step), tie.attempt).into(),
             worker_scope: None,
             issued_at: None,
         };

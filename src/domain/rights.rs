@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Namespace, Permission, PermissionSet, Scope, TaskId};
+use super::{Namespace, Permission, PermissionSet, Scope, StepId, TaskId};
 
 /// The key of the token for our own API among the tokens of a lease; no
 /// audience has this short name.
@@ -41,6 +41,19 @@ pub fn task_of_step(subject: &str) -> Option<TaskId> {
     let mut parts = subject.strip_prefix("step:")?.split('/');
     let (_, task, step) = (parts.next()?, parts.next()?, parts.next());
     step.and_then(|_| TaskId::parse(task))
+}
+
+/// The public id of the tokens of one attempt: `<step id>#<attempt>`.
+#[must_use]
+pub fn attempt_id(step: StepId, attempt: u32) -> String {
+    format!("{step}#{attempt}")
+}
+
+/// The step and the attempt of such an id.
+#[must_use]
+pub fn attempt_of(id: &str) -> Option<(StepId, u32)> {
+    let (step, attempt) = id.split_once('#')?;
+    Some((StepId::parse(step)?, attempt.parse().ok()?))
 }
 
 /// Whether a template may declare the permission for a step at all (SE-30).

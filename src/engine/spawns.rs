@@ -5,8 +5,10 @@ use super::{Engine, Error};
 use crate::{
     authz::Permit,
     domain::{
-        Scope, StepId, TaskId, permission::right::TasksCreate, principal::Source,
-        rights::task_of_step,
+        Scope, TaskId,
+        permission::right::TasksCreate,
+        principal::Source,
+        rights::{attempt_of, task_of_step},
     },
     storage::{NotSpawned, Spawn},
 };
@@ -24,12 +26,13 @@ pub(super) async fn of(
     }
     let refused = || Error::SpawnRefused(template.to_owned());
     let parent: TaskId = task_of_step(&principal.identity.subject).ok_or_else(refused)?;
-    let step = StepId::parse(&principal.credential_id).and_then(|step| parent.step_no(step));
-    let step = step.ok_or_else(refused)?;
+    let (step, attempt) = attempt_of(&principal.credential_id).ok_or_else(refused)?;
+    let step = parent.step_no(step).ok_or_else(refused)?;
     let found =
         engine.store.tenures(&Scope::exactly(permit.namespace()), &[(parent, step)]).await?;
-    // It ended meanwhile.
-    let tenure = found.into_iter().next().flatten().ok_or(Error::LeaseLost)?;
+    // It ended meanwhile; what holds now may be the lease of a later attempt.
+    let tenure = found.into_iter().next().flatten();
+    let tenure = tenure.filter(|tenure| tenure.attempt == attempt).ok_or(Error::LeaseLost)?;
     let mut steps = tenure.template.template.steps.iter();
     let listed = steps
         .find(|step| step.name == tenure.name)

@@ -285,3 +285,40 @@ async fn se_41_a_replay_names_who_would_lose_what_and_ends_with_1() {
         "{told}"
     );
 }
+
+#[tokio::test]
+async fn se_41_a_small_auditor_learns_of_nobody_who_holds_nothing_there() {
+    let server = Server::start().await;
+    let body =
+        |name: &str, at: &[&str]| json!({"name": name, "scopes": ["tasks:read"], "namespaces": at});
+    let make = async |name: &str, at: &[&str]| {
+        let (status, made) = server.as_root("POST", "/v1/api-keys", Some(body(name, at))).await;
+        assert_eq!(status, 201, "{made}");
+        made["id"].as_str().unwrap().to_owned()
+    };
+    let (bank, both) = (make("bank", &["bank.core"]).await, make("both", &["bank", "shop"]).await);
+    let auditor = Token::new("auditor", &["audit:read"]).within(&["shop"]).sign();
+    let bearer = format!("Bearer {auditor}");
+    let ask = async |subject: &str| {
+        let body = json!({
+            "actions": [{"permission": "tasks:read", "namespace": "shop"}],
+            "as_subject": subject,
+        });
+        let (status, answer) =
+            server.json("POST", "/v1/can-i", &[("authorization", &bearer)], Some(body)).await;
+        (status, answer["message"].as_str().unwrap_or_default().replace(subject, "ID"))
+    };
+    assert_eq!(ask(&both).await.0, 200);
+    let (status, hidden) = ask(&bank).await;
+    assert_eq!((status, &hidden), (404, &ask("000000000000").await.1), "as one that never was");
+    let (status, who) = server
+        .json(
+            "GET",
+            "/v1/who-can?permission=tasks:read&namespace=shop",
+            &[("authorization", &bearer)],
+            None,
+        )
+        .await;
+    assert_eq!(status, 200, "{who}");
+    assert!(who.to_string().contains("both") && !who.to_string().contains("bank"), "{who}");
+}

@@ -6,7 +6,7 @@ use super::{Explainer, may_read};
 use crate::{
     access::refusal::{Reason, Refusal},
     authn::known::{Bearer, Kind},
-    domain::{Area, Permission, Principal, Timestamp, audit::SERVER_CHAIN},
+    domain::{Area, Grant, Permission, Principal, Scope, Timestamp, audit::SERVER_CHAIN},
 };
 
 /// The most credentials of one answer.
@@ -53,9 +53,11 @@ impl Explainer {
         let bearers = authenticator.bearers(self.gate.0.clock.now());
         let holding =
             bearers.into_iter().filter(|bearer| bearer.principal.may_in_area(permission, &area));
-        let mut able: Vec<Able> = holding.map(|bearer| of(bearer, permission)).collect();
+        // Of what lies elsewhere the asker learns nothing.
+        let seen = asker.scope_of(Permission::AuditRead);
+        let mut able: Vec<Able> = holding.map(|bearer| of(bearer, permission, &seen)).collect();
         able.extend(authenticator.issuers_reaching(permission, &area).into_iter().map(|reach| {
-            let ceiling = reach.scope.to_strings().join(", ");
+            let ceiling = reach.scope.intersection(&seen).to_strings().join(", ");
             Able {
                 kind: None,
                 name: Some(reach.issuer),
@@ -71,8 +73,8 @@ impl Explainer {
     }
 
     /// A subject as the audit and `WhoAmI` print it, with what it holds now;
-    /// a JWT's as it was seen last. Nobody learns here whom the server knows
-    /// but who may read the audit of all that is asked about.
+    /// a JWT's as it was seen last. Only who may read the audit of all that is
+    /// asked about learns of it, and of nobody who holds nothing there.
     pub async fn subject(
         &self,
         asker: &Principal,
@@ -93,10 +95,18 @@ impl Explainer {
             let Principal { identity, credential_id, .. } = &*bearer.principal;
             identity.to_string() == text || **credential_id == *text
         });
-        if let Some(bearer) = named {
-            return Ok(Subject { principal: bearer.principal, last_seen_at: None });
-        }
-        self.seen(text).await?.ok_or_else(|| Refusal::not_found("subject", text))
+        let named = named.map(|bearer| Subject { principal: bearer.principal, last_seen_at: None });
+        let found = match named {
+            Some(subject) => Some(subject),
+            None => self.seen(text).await?,
+        };
+        let seen = asker.scope_of(Permission::AuditRead);
+        let reaches = |grant: &Grant| grant.scope.intersection(&seen) != Scope::NOWHERE;
+        found
+            .filter(|subject| {
+                seen == Scope::Everything || subject.principal.grants.iter().any(reaches)
+            })
+            .ok_or_else(|| Refusal::not_found("subject", text))
     }
 }
 
@@ -122,8 +132,8 @@ pub(super) fn over(asker: &Principal, namespace: &str) -> Result<Area, Refusal> 
     Ok(area)
 }
 
-fn of(bearer: Bearer, permission: Permission) -> Able {
-    let scope = bearer.principal.scope_of(permission);
+fn of(bearer: Bearer, permission: Permission, seen: &Scope) -> Able {
+    let scope = bearer.principal.scope_of(permission).intersection(seen);
     let root = if bearer.principal.is_root() { "root; " } else { "" };
     let how = format!("{root}holds it in {}", scope.to_strings().join(", "));
     Able { kind: Some(bearer.kind), name: bearer.name, principal: Some(bearer.principal), how }

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{AuditSink, Error, audit_sinks::audit_sinks, given, number, raw};
+use super::{
+    AuditSink, Error, Storage, audit_sinks::audit_sinks, given, number, raw,
+    step_tokens::lies_within,
+};
 
 /// Where the key lies, beside the configuration file, when no setting says.
 const KEY_FILE: &str = "keys/audit.key";
@@ -37,7 +40,13 @@ pub struct Audit {
     pub sinks_wait_days: u32,
 }
 
-pub(super) fn audit(raw: raw::Audit, base: &Path) -> Result<Audit, Error> {
+/// Validates it.
+pub(super) fn audit(
+    raw: raw::Audit,
+    base: &Path,
+    storage: &Storage,
+    warnings: &mut Vec<String>,
+) -> Result<Audit, Error> {
     let raw::Audit {
         enabled,
         key_file,
@@ -56,11 +65,24 @@ pub(super) fn audit(raw: raw::Audit, base: &Path) -> Result<Audit, Error> {
         let problem = "have nothing to send while `audit.enabled` is false";
         return Err(Error::invalid("audit.sinks", problem));
     }
-    let key_file = given(key_file).map_or_else(|| KEY_FILE.into(), PathBuf::from);
+    let named = given(key_file);
+    let key_file = base.join(named.as_deref().unwrap_or(KEY_FILE));
+    let Storage::Sqlite(store) = storage;
+    if enabled && store.parent().is_some_and(|data| lies_within(&key_file, data)) {
+        let problem = "lies within the data folder: who has a copy of the data could seal \
+                       another past";
+        if named.is_some() {
+            return Err(Error::invalid("audit.key_file", format!("{problem}; put it elsewhere")));
+        }
+        warnings.push(format!(
+            "`{}` {problem}; set `audit.key_file`, or give the data a folder of its own",
+            key_file.display()
+        ));
+    }
     let most = u64::from(u32::MAX);
     Ok(Audit {
         enabled,
-        key_file: base.join(key_file),
+        key_file,
         fail_closed,
         record_reads,
         retention_days: NonZeroU32::new(number("audit.retention_days", retention_days, 0, DAYS)?),

@@ -259,7 +259,6 @@ impl Settings {
             .transpose()?;
         Ok(Self {
             server,
-            storage,
             auth,
             step_tokens,
             roles,
@@ -267,7 +266,8 @@ impl Settings {
             limits: limits(&raw.limits, &base)?,
             scheduler: scheduler::scheduler(raw.scheduler, &mut warnings)?,
             telemetry: telemetry(raw.telemetry)?,
-            audit: audit::audit(raw.audit, &base)?,
+            audit: audit::audit(raw.audit, &base, &storage, &mut warnings)?,
+            storage,
             warnings,
         })
     }

@@ -156,7 +156,7 @@ fn key_source(
 
 /// Whether a place is in a folder or below it, also through links as far as
 /// the place exists.
-fn lies_within(place: &Path, folder: &Path) -> bool {
+pub(super) fn lies_within(place: &Path, folder: &Path) -> bool {
     let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let real = |path: &Path| {
         let path = whole(path);

@@ -170,15 +170,12 @@ impl SigningKeys {
     fn forget(&self, kid: &str, now: Timestamp) {
         let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
         let keys = ring.keys.iter().filter(|key| *key.kid != *kid).cloned().collect();
-        let records = ring.records.iter().map(|record| match *record.kid == *kid {
-            true => SigningKeyRecord {
-                private_key: Vec::new(),
-                retired_at: Some(now),
-                ..record.clone()
-            },
-            false => record.clone(),
-        });
-        *ring = Arc::new(Ring { keys, records: records.collect() });
+        let mut records = ring.records.clone();
+        for record in records.iter_mut().filter(|record| *record.kid == *kid) {
+            record.private_key.clear();
+            record.retired_at = Some(now);
+        }
+        *ring = Arc::new(Ring { keys, records });
     }
 
     /// Reads and makes files: not on a thread that calls wait for.

@@ -171,6 +171,11 @@ impl Caller {
         self.origin.request
     }
 
+    /// Who calls.
+    pub(in crate::access) fn principal(&self) -> &Principal {
+        &self.session.principal
+    }
+
     /// The call, as the audit knows it.
     #[must_use]
     pub fn origin(&self) -> &Arc<Origin> {

@@ -36,15 +36,18 @@ impl Outcome {
 pub(super) enum Limited {
     Calls(RateClass),
     FailedAuth,
+    /// Credentials that others asked about and that do not count.
+    Inspections,
 }
 
 impl Limited {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Calls(RateClass::Standard),
         Self::Calls(RateClass::Heavy),
         Self::Calls(RateClass::Work),
         Self::Calls(RateClass::Credentials),
         Self::FailedAuth,
+        Self::Inspections,
     ];
 
     const fn label(self) -> &'static str {
@@ -54,6 +57,7 @@ impl Limited {
             Self::Calls(RateClass::Work) => "work",
             Self::Calls(RateClass::Credentials) => "credentials",
             Self::FailedAuth => "failed_auth",
+            Self::Inspections => "failed_introspections",
         }
     }
 }

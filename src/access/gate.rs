@@ -43,10 +43,10 @@ pub(super) struct Inner {
     /// Where uses are counted.
     pub(super) credentials: Option<Arc<dyn Store>>,
     pub(super) clock: Arc<dyn Clock>,
-    counters: Counters,
+    pub(super) counters: Counters,
     failures: Throttle,
     denials: Throttle,
-    limits: Limits,
+    pub(super) limits: Limits,
     excesses: Throttle,
     /// Where decisions are recorded; none in a process without a store.
     journal: Option<Journal>,
@@ -213,6 +213,10 @@ impl Gate {
             Ok(rate) => Ok((caller.with_rate(rate), accepted.counted)),
             Err(refusal) => Err(Box::new(Turned { refusal, caller: Some(caller) })),
         }
+    }
+
+    pub(super) fn inner(&self) -> &Inner {
+        &self.0
     }
 
     /// Takes back every credential that was accepted so far; their streams

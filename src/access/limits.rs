@@ -69,6 +69,8 @@ pub(super) struct Limits {
     calls: Buckets<(Who, RateClass)>,
     failed: Option<Quota>,
     failures: Buckets<Option<IpAddr>>,
+    inspected: Option<Quota>,
+    inspections: Buckets<Who>,
     /// Whether answers say what is left.
     shown: bool,
 }
@@ -89,6 +91,8 @@ impl Limits {
             calls: Buckets::new(BUCKETS_MAX),
             failed: rates.failed_auth_per_minute.map(Quota::per_minute),
             failures: Buckets::new(BUCKETS_MAX),
+            inspected: rates.failed_introspections_per_minute.map(Quota::per_minute),
+            inspections: Buckets::new(BUCKETS_MAX),
         }
     }
 
@@ -148,6 +152,30 @@ impl Limits {
     pub(super) fn look_failed(&self, peer: Option<IpAddr>, now: Timestamp) -> Option<RateState> {
         let quota = self.failed.filter(|_| self.shown)?;
         Some(self.failures.look(&peer.map(client), quota, now))
+    }
+
+    /// Counts a look-up of a credential that does not count (SE-42).
+    pub(super) fn fail_inspection(&self, by: &Principal, now: Timestamp) -> Result<(), Refusal> {
+        let Some(quota) = self.inspected else { return Ok(()) };
+        let taken = self.inspections.take(who(by, None), quota, now);
+        taken.map(drop).map_err(|over| self.too_many_bad(over))
+    }
+
+    /// Whether one more may fail.
+    pub(super) fn look_inspection(&self, by: &Principal, now: Timestamp) -> Result<(), Refusal> {
+        let Some(quota) = self.inspected else { return Ok(()) };
+        let state = self.inspections.look(&who(by, None), quota, now);
+        if state.remaining > 0 {
+            return Ok(());
+        }
+        let wait = u64::try_from(quota.interval).unwrap_or(0);
+        Err(self.too_many_bad(Over { retry_after: Duration::from_nanos(wait), state }))
+    }
+
+    fn too_many_bad(&self, over: Over) -> Refusal {
+        let message = "Too many of the credentials that were asked about do not count; \
+                       try again later";
+        self.too_many(over, message)
     }
 
     fn quota(&self, class: RateClass, principal: &Principal) -> Option<Quota> {

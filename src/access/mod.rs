@@ -9,6 +9,7 @@ mod counters;
 mod decisions;
 pub mod explain;
 pub mod gate;
+mod inspect;
 mod limits;
 mod refusal;
 pub mod replay;
@@ -20,6 +21,7 @@ pub use call::{
     Scoped,
 };
 pub use gate::{Gate, line};
+pub use inspect::{Guessing, Verdict, verdict};
 pub use limits::RateState;
 pub use refusal::{Kind, Reason, Refusal, Unauthenticated, reason_name};
 pub use table::{MethodRule, Rule, Table};

@@ -56,8 +56,8 @@ impl Issue {
     }
 
     /// What a call with it gets.
-    #[cfg(test)]
-    pub(crate) fn session(&self) -> &Session {
+    #[must_use]
+    pub fn session(&self) -> &Arc<Session> {
         &self.session
     }
 
@@ -408,6 +408,18 @@ impl Issued {
         taken(issue.record.kind).then(|| issue.accept(peer, now))
     }
 
+    /// The same for one who only asks: nothing is noted (SE-42).
+    pub(super) fn inspect(
+        &self,
+        digest: &[u8; 32],
+        taken: impl FnOnce(CredentialKind) -> bool,
+        client: Option<IpAddr>,
+        now: Timestamp,
+    ) -> Option<Result<Arc<Issue>, Fault>> {
+        let issue = self.read().by_digest.get(&Digest::from(digest)).cloned()?;
+        taken(issue.record.kind).then(|| issue.check(client, now).map(|()| issue))
+    }
+
     /// Whether tokens may have another form than ours.
     pub(super) fn has_strangers(&self) -> bool {
         self.tokens == Source::File
@@ -537,7 +549,8 @@ fn lineage<'i>(
 }
 
 impl Issue {
-    fn accept(self: Arc<Self>, peer: Option<IpAddr>, now: Timestamp) -> Result<Accepted, Fault> {
+    /// Whether a call with it is let in that comes from there.
+    fn check(&self, peer: Option<IpAddr>, now: Timestamp) -> Result<(), Fault> {
         if self.session.is_revoked() {
             return Err(Fault::Revoked);
         }
@@ -553,6 +566,11 @@ impl Issue {
         if !self.networks.is_empty() && !peer.is_some_and(within) {
             return Err(Fault::Network);
         }
+        Ok(())
+    }
+
+    fn accept(self: Arc<Self>, peer: Option<IpAddr>, now: Timestamp) -> Result<Accepted, Fault> {
+        self.check(peer, now)?;
         self.usage.used(now);
         let fresh = super::is_due(&self.logged_at, now, LOGGED_EVERY_SECONDS);
         Ok(Accepted {

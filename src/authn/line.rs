@@ -72,6 +72,11 @@ impl LineTokens {
         Self { by_digest, by_name }
     }
 
+    pub(super) fn inspect(&self, digest: &[u8; 32]) -> Option<Arc<Session>> {
+        let holder = self.by_digest.get(&Digest::from(digest))?;
+        Some(Arc::clone(&holder.session))
+    }
+
     pub(super) fn accept(&self, digest: &[u8; 32], now: Timestamp) -> Option<Accepted> {
         let holder = self.by_digest.get(&Digest::from(digest))?;
         Some(Accepted {

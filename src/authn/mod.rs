@@ -9,6 +9,7 @@ mod certificate;
 mod claims;
 mod digest;
 mod headers;
+mod inspect;
 mod issued;
 mod json;
 mod jwks;
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     certificate::ClientCertificate,
+    inspect::Inspected,
     issued::{ANCESTORS_MAX, Issue, Issued},
     jwks::Ring,
     jwt::Fault,

@@ -43,6 +43,9 @@ pub struct Rates {
     pub credentials: Option<Rate>,
     /// Failed authentications per address and minute.
     pub failed_auth_per_minute: Option<NonZeroU32>,
+    /// Credentials per caller and minute that were asked about and do not
+    /// count.
+    pub failed_introspections_per_minute: Option<NonZeroU32>,
 }
 
 pub(super) fn rates(raw: &raw::Limits) -> Result<Rates, Error> {
@@ -64,6 +67,13 @@ pub(super) fn rates(raw: &raw::Limits) -> Result<Rates, Error> {
         failed_auth_per_minute: number(
             "limits.failed_auth_per_minute",
             raw.failed_auth_per_minute,
+            0,
+            PER_SECOND_MAX,
+        )
+        .map(NonZeroU32::new)?,
+        failed_introspections_per_minute: number(
+            "limits.failed_introspections_per_minute",
+            raw.failed_introspections_per_minute,
             0,
             PER_SECOND_MAX,
         )

@@ -118,10 +118,18 @@ fn redacted_authority(authority: &ClientAuthority) -> Value {
 
 /// What is in force, under the names of the settings; 0 is off.
 fn redacted_rates(rates: &Rates) -> impl Iterator<Item = (String, Value)> {
-    let Rates { standard, heavy, work, credentials, failed_auth_per_minute } = *rates;
+    let Rates {
+        standard,
+        heavy,
+        work,
+        credentials,
+        failed_auth_per_minute,
+        failed_introspections_per_minute,
+    } = *rates;
     let classes =
         [("", standard), ("heavy_", heavy), ("work_", work), ("credentials_", credentials)];
     let failed = failed_auth_per_minute.map_or(0, NonZeroU32::get);
+    let bad = failed_introspections_per_minute.map_or(0, NonZeroU32::get);
     classes
         .into_iter()
         .flat_map(|(class, rate)| {
@@ -131,7 +139,10 @@ fn redacted_rates(rates: &Rates) -> impl Iterator<Item = (String, Value)> {
                 (format!("{class}burst"), burst.into()),
             ]
         })
-        .chain([("failed_auth_per_minute".to_owned(), failed.into())])
+        .chain([
+            ("failed_auth_per_minute".to_owned(), failed.into()),
+            ("failed_introspections_per_minute".to_owned(), bad.into()),
+        ])
 }
 
 fn redacted_auth(auth: &Auth) -> Value {

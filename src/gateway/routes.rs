@@ -77,6 +77,8 @@ pub(in crate::gateway) struct Route {
     pub(in crate::gateway) input: MessageId,
     pub(in crate::gateway) output: MessageId,
     pub(in crate::gateway) body: BodyRule,
+    /// Whether the body may be a form.
+    pub(in crate::gateway) form: bool,
     /// The answer is this field of the message alone.
     pub(in crate::gateway) response_body: Option<usize>,
     pub(in crate::gateway) streaming: bool,
@@ -159,6 +161,7 @@ impl Routes {
         let options = Options {
             http: extension(pool, "google.api.http")?,
             status: extension(pool, "bailiwick.access.v1.http_status")?,
+            form: extension(pool, "bailiwick.access.v1.form")?,
         };
         let bound: Vec<(MethodDescriptor, Binding)> = pool
             .services()
@@ -315,6 +318,7 @@ fn binding(rule: &DynamicMessage) -> Binding {
 struct Options {
     http: ExtensionDescriptor,
     status: ExtensionDescriptor,
+    form: ExtensionDescriptor,
 }
 
 impl Options {
@@ -370,6 +374,8 @@ impl Options {
             segments,
             input,
             output,
+            form: method.options().get_extension(&self.form).as_bool().unwrap_or_default()
+                && body == BodyRule::Whole,
             body,
             response_body,
             streaming: method.is_server_streaming(),

@@ -127,10 +127,11 @@ impl Gateway {
         B: http_body::Body<Data = Bytes>,
     {
         let route = &*call.route;
-        let body = self.body(route.body, &parts.headers, body).await?;
-        let json = std::str::from_utf8(&body)
+        let form = route.form && matches!(content_type(&parts.headers), ContentType::Form);
+        let body = self.body(route.body, form, &parts.headers, body).await?;
+        let text = std::str::from_utf8(&body)
             .map_err(|_| Fault::malformed("The body is not valid UTF-8"))?;
-        let json = if json.is_empty() { "{}" } else { json };
+        let json = if text.is_empty() { "{}" } else { text };
 
         // Not compressed; the length follows when it is known.
         let mut out = Vec::with_capacity(64 + body.len());
@@ -142,6 +143,12 @@ impl Gateway {
         let mut taken = route.path_bits;
         match route.body {
             BodyRule::None => {}
+            BodyRule::Whole if form => {
+                // Says nothing of what stands there: it may be a token.
+                query_to_message(&call.schema, route.input, text, taken, &mut out).map_err(
+                    |_| Fault::malformed("The form has a field that is unknown or stands twice"),
+                )?;
+            }
             BodyRule::Whole => {
                 taken = message_from_json(&call.schema, route.input, json, taken, &mut out)?;
             }
@@ -174,6 +181,7 @@ impl Gateway {
     async fn body<B>(
         &self,
         rule: BodyRule,
+        form: bool,
         headers: &HeaderMap,
         body: Pin<&mut B>,
     ) -> Result<Bytes, Fault>
@@ -193,7 +201,8 @@ impl Gateway {
         }
         match content_type(headers) {
             ContentType::Json => read(body, body_bytes, body_timeout).await,
-            ContentType::Other => Err(Fault::content_type()),
+            ContentType::Form if form => read(body, body_bytes, body_timeout).await,
+            ContentType::Form | ContentType::Other => Err(Fault::content_type()),
             // Only nothing at all may come without a type (SE-15).
             ContentType::Absent => {
                 let none = read(body, 0, body_timeout).await;
@@ -209,6 +218,7 @@ impl Gateway {
 enum ContentType {
     Absent,
     Json,
+    Form,
     Other,
 }
 
@@ -217,12 +227,20 @@ fn content_type(headers: &HeaderMap) -> ContentType {
     let Some(value) = values.next() else { return ContentType::Absent };
     let Ok(text) = value.to_str() else { return ContentType::Other };
     let mut parts = text.split(';').map(str::trim);
-    let json = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("application/json"));
+    let name = parts.next().unwrap_or_default();
     let utf8 = parts.all(|parameter| {
         parameter.eq_ignore_ascii_case("charset=utf-8")
             || parameter.eq_ignore_ascii_case("charset=\"utf-8\"")
     });
-    if json && utf8 && values.next().is_none() { ContentType::Json } else { ContentType::Other }
+    if !utf8 || values.next().is_some() {
+        ContentType::Other
+    } else if name.eq_ignore_ascii_case("application/json") {
+        ContentType::Json
+    } else if name.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        ContentType::Form
+    } else {
+        ContentType::Other
+    }
 }
 
 /// The id that the layers in front gave the request.

@@ -7,9 +7,13 @@ use std::{
 
 use tonic::{Request, Response, Status};
 
-use super::{call::answer, convert::time};
+use super::{
+    access_check::{Asker, Checks},
+    call::answer,
+    convert::time,
+};
 use crate::{
-    access::{Reason, Refusal, explain::Explainer},
+    access::{Gate, Reason, Refusal, Verdict, explain::Explainer, verdict},
     domain::{Area, Permission, Principal},
     pb::v1::{self as pb, access_service_server},
 };
@@ -23,6 +27,7 @@ pub(super) struct AccessService {
     vocabulary: Arc<[pb::Permission]>,
     declared: Arc<BTreeSet<Arc<str>>>,
     explainer: Explainer,
+    checks: Checks,
 }
 
 impl AccessService {
@@ -32,6 +37,7 @@ impl AccessService {
         opens: impl IntoIterator<Item = (Permission, String)>,
         declared: BTreeSet<Arc<str>>,
         explainer: Explainer,
+        gate: Gate,
     ) -> Self {
         let mut methods = BTreeMap::<Permission, Vec<String>>::new();
         for (permission, method) in opens {
@@ -46,7 +52,9 @@ impl AccessService {
                 methods,
             }
         });
-        Self { vocabulary: vocabulary.collect(), declared: Arc::new(declared), explainer }
+        let declared = Arc::new(declared);
+        let checks = Checks::new(gate, Arc::clone(&declared));
+        Self { vocabulary: vocabulary.collect(), declared, explainer, checks }
     }
 
     fn allowed(
@@ -59,16 +67,8 @@ impl AccessService {
             let field = format!("actions[{place}].namespace");
             Refusal::invalid(Reason::FieldInvalid, &field, error)
         })?;
-        let name = action.permission.as_str();
-        Ok(match (Permission::parse(name), area) {
-            (Some(permission), Some(area)) => principal.may_in_area(permission, &area),
-            (Some(permission), None) => principal.holds(permission),
-            (None, _) if !self.declared.contains(name) => false,
-            (None, area) => principal.grants.iter().any(|grant| {
-                grant.permissions.contains_foreign(name)
-                    && area.as_ref().is_none_or(|area| grant.scope.contains_area(area))
-            }),
-        })
+        let verdict = verdict(principal, &self.declared, &action.permission, area.as_ref());
+        Ok(verdict == Verdict::Allowed)
     }
 }
 
@@ -141,6 +141,39 @@ impl access_service_server::AccessService for AccessService {
         answer(request, |caller, request| async move {
             caller.authenticated(&request)?;
             Ok(pb::ListPermissionsResponse { permissions: self.vocabulary.to_vec() })
+        })
+        .await
+    }
+
+    async fn introspect(
+        &self,
+        request: Request<pb::IntrospectRequest>,
+    ) -> Result<Response<pb::IntrospectResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let claim = caller.global(&request)?;
+            self.checks.introspect(Asker { caller: &caller, claim: &claim }, &request)
+        })
+        .await
+    }
+
+    async fn check(
+        &self,
+        request: Request<pb::CheckRequest>,
+    ) -> Result<Response<pb::CheckResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let claim = caller.global(&request)?;
+            self.checks.check(Asker { caller: &caller, claim: &claim }, &request)
+        })
+        .await
+    }
+
+    async fn check_batch(
+        &self,
+        request: Request<pb::CheckBatchRequest>,
+    ) -> Result<Response<pb::CheckBatchResponse>, Status> {
+        answer(request, |caller, request| async move {
+            let claim = caller.global(&request)?;
+            self.checks.check_batch(Asker { caller: &caller, claim: &claim }, &request)
         })
         .await
     }

@@ -4,6 +4,7 @@
 //! (`engine`), REST (`gateway`). A handler converts, takes the proof, calls
 //! one use case and converts back.
 
+mod access_check;
 mod access_service;
 mod audit_service;
 mod auth_admin_service;

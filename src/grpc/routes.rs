@@ -24,7 +24,7 @@ use super::{
     worker_service::WorkerService,
 };
 use crate::{
-    access::explain::Explainer,
+    access::{Gate, explain::Explainer},
     admin::Admin,
     audit::Ledger,
     domain::Permission,
@@ -85,6 +85,8 @@ pub struct Parts {
     pub config: Option<Arc<str>>,
     /// The foreign permissions of the configuration.
     pub declared: BTreeSet<Arc<str>>,
+    /// Knows what credentials are worth.
+    pub gate: Gate,
     /// The RPCs that each permission opens, by their full names.
     pub opens: Vec<(Permission, String)>,
     /// When the process began.
@@ -121,6 +123,7 @@ pub fn routes(parts: Parts) -> Result<Rendered<Routes>, tonic_reflection::server
         body_bytes,
         config,
         declared,
+        gate,
         opens,
         started,
     } = parts;
@@ -142,7 +145,7 @@ pub fn routes(parts: Parts) -> Result<Rendered<Routes>, tonic_reflection::server
         .add_service(limited!(
             body_bytes,
             AccessServiceServer,
-            AccessService::new(opens, declared, explainer)
+            AccessService::new(opens, declared, explainer, gate)
         ))
         .add_service(limited!(body_bytes, AuthAdminServiceServer, AuthAdminService::new(admin)))
         .add_service(limited!(body_bytes, AuditServiceServer, AuditService::new(ledger)))

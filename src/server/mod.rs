@@ -207,6 +207,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         body_bytes: settings.limits.body_bytes,
         config: shown_config(settings),
         declared: settings.auth.extra_permissions.clone(),
+        gate: core.gate.clone(),
         opens: opens(&table),
         started,
     })?;

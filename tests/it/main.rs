@@ -48,6 +48,8 @@ mod hardening;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod introspect;
+#[cfg(test)]
 mod jwks;
 #[cfg(test)]
 mod keycloak;

@@ -17,6 +17,7 @@ fn rates() -> Rates {
         work: None,
         credentials: Some(rate(3, 3)),
         failed_auth_per_minute: NonZeroU32::new(5),
+        failed_introspections_per_minute: NonZeroU32::new(2),
     }
 }
 

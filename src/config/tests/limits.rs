@@ -10,7 +10,10 @@ fn ze_45_limits_are_off_by_default_and_each_class_may_have_its_own() {
     };
     let default = load("").unwrap().limits;
     let failed_auth_per_minute = NonZeroU32::new(120);
-    assert_eq!(default.rates, Rates { failed_auth_per_minute, ..Rates::default() });
+    let failed_introspections_per_minute = NonZeroU32::new(600);
+    let failures =
+        Rates { failed_auth_per_minute, failed_introspections_per_minute, ..Rates::default() };
+    assert_eq!(default.rates, failures);
     assert_eq!(default.trusted_proxies, []);
 
     let text = "[limits]\nrequests_per_second = 10\nburst = 30\nheavy_requests_per_second = 2\n\
@@ -37,6 +40,7 @@ fn ze_45_limits_are_off_by_default_and_each_class_may_have_its_own() {
     assert_eq!(shown["limits"]["requests_per_second"], 7);
     assert_eq!(shown["limits"]["heavy_burst"], 9);
     assert_eq!(shown["limits"]["failed_auth_per_minute"], 120);
+    assert_eq!(shown["limits"]["failed_introspections_per_minute"], 600);
 }
 
 #[test]

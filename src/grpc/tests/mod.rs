@@ -188,6 +188,9 @@ impl House {
         let sealer = sealer.await.unwrap();
         let ledger = Ledger::new(Arc::clone(&scheduling), sealer, Arc::clone(&clock));
         let engine = Engine::new(store, floor, Arc::clone(&clock), LeaseTerms::default());
+        let rates = Rates::default();
+        let authenticator = Authenticator::new(&auth_off()).unwrap();
+        let gate = Gate::new(authenticator, None, &rates, Arc::clone(&clock), None);
         let scheduler = scheduler(scheduling, &engine, Arc::clone(&clock)).await;
         let (streams, shutdown) = (TaskTracker::new(), CancellationToken::new());
         TaskTracker::new().spawn(loops::run(
@@ -216,6 +219,7 @@ impl House {
             body_bytes: BODY_BYTES,
             config: config.map(Into::into),
             declared,
+            gate,
             opens: opens.collect(),
             started: tokio::time::Instant::now().into_std(),
         })

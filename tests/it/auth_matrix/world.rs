@@ -59,7 +59,9 @@ impl World {
     pub async fn with(rest: String) -> Self {
         let server = "config_endpoint_enabled = true\n".to_owned();
         // Most calls here fail, all from one address.
-        let rest = format!("[limits]\nfailed_auth_per_minute = 0\n{rest}");
+        let rest = format!(
+            "[limits]\nfailed_auth_per_minute = 0\nfailed_introspections_per_minute = 0\n{rest}"
+        );
         let setup = Setup { server, rest, ..Setup::default() };
         let server = Server::with(setup).await;
         let root = server.root().await;
@@ -272,6 +274,11 @@ impl World {
             "SearchAudit" => json!({"namespace": NAMESPACE}),
             // What was before: else it has nothing to say.
             "StreamAudit" => json!({"after_seq": "0"}),
+            "Introspect" => json!({"token": "garbage"}),
+            "Check" => json!({"token": "garbage", "permission": "tasks:read"}),
+            "CheckBatch" => {
+                json!({"token": "garbage", "questions": [{"permission": "tasks:read"}]})
+            }
             "CanI" => json!({"actions": [{"permission": "tasks:create"}]}),
             "WhoCan" => json!({"permission": "tasks:create", "namespace": NAMESPACE}),
             "ExplainDecision" => json!({"request_id": self.own_decision(caller).await}),

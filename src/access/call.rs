@@ -176,6 +176,12 @@ impl Caller {
         &self.session.principal
     }
 
+    /// Who calls, without the rights that it has for a while.
+    #[must_use]
+    pub fn lasting(&self) -> &Arc<Principal> {
+        self.session.lasting()
+    }
+
     /// The call, as the audit knows it.
     #[must_use]
     pub fn origin(&self) -> &Arc<Origin> {

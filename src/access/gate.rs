@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     audit::{Journal, Repetition},
-    authn::{Accepted, Authenticator, Evidence, Fault, Issue, Rejected, Session},
+    authn::{Accepted, Authenticator, Evidence, Fault, Issue, Rejected, Session, Tie},
     authz::Standing,
     config::Rates,
     domain::{
@@ -26,7 +26,7 @@ use crate::{
         audit::{self, Detail, Origin, Record, SERVER_CHAIN},
         principal::{GrantRef, Source},
     },
-    storage::{AuditDraft, Store},
+    storage::{AuditDraft, Store, Tenure},
 };
 
 pub mod line;
@@ -190,16 +190,22 @@ impl Gate {
         }
         self.0.accept(call, &accepted);
 
-        let session = accepted.session;
         let permission = match method.rule {
             Rule::Permission { permission, .. } => Some(permission),
             Rule::Public(_) | Rule::Authenticated(_) | Rule::Root | Rule::Node => None,
+        };
+        let session = match method.rule {
+            Rule::Permission { .. } | Rule::Authenticated(_) => {
+                self.0.authenticator.raised(accepted.session, permission, call.now)
+            }
+            Rule::Public(_) | Rule::Root | Rule::Node => accepted.session,
         };
         let principal = Arc::clone(&session.principal);
         let origin = Origin {
             permission,
             peer: call.peer,
             fingerprint: self.0.fingerprint(&session),
+            lasting: Some(Arc::clone(session.lasting())),
             ..Origin::new(Arc::clone(&principal), Arc::clone(&method.full_name), call.request)
         };
         let caller = Caller::new(session, Arc::new(origin), Arc::clone(&self.0.clock))
@@ -325,23 +331,33 @@ impl Inner {
     /// Looks up the lease of a step's token, at each call anew (SE-38).
     async fn tied(&self, call: Call<'_>, mut accepted: Accepted) -> Result<Accepted, Refusal> {
         let Some(tie) = accepted.tie.take() else { return Ok(accepted) };
+        let tenure = self.tenure(&tie, call.request).await?;
+        // It may have ended while it was looked up.
+        let now = self.clock.now();
+        self.authenticator
+            .tied(accepted, &tie, tenure.as_ref(), now)
+            .map_err(|rejected| self.reject(call, &rejected))
+    }
+
+    /// The lease that a step's token hangs on; none when it is over.
+    pub(super) async fn tenure(
+        &self,
+        tie: &Tie,
+        request: RequestId,
+    ) -> Result<Option<Tenure>, Refusal> {
         let found = match &self.credentials {
             Some(store) => store.tenures(&tie.scope(), &[tie.step()]).await.ok(),
             None => None,
         };
         let Some(found) = found else {
-            tracing::error!(request_id = %call.request, "the lease of a step's token cannot be looked up");
+            tracing::error!(request_id = %request, "the lease of a step's token cannot be looked up");
             return Err(Refusal::new(
                 Kind::Unavailable,
                 Reason::StorageUnavailable,
                 "The lease of the step cannot be looked up now; try again",
             ));
         };
-        // It may have ended while it was looked up.
-        let (tenure, now) = (found.into_iter().next().flatten(), self.clock.now());
-        self.authenticator
-            .tied(accepted, &tie, tenure.as_ref(), now)
-            .map_err(|rejected| self.reject(call, &rejected))
+        Ok(found.into_iter().next().flatten())
     }
 
     /// One use of a credential that has a limit; it counts once it is on disk.

@@ -4,9 +4,12 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
+use http::HeaderMap;
+
 use super::{call::Caller, counters::Limited, gate::Gate, refusal::Refusal};
+pub use crate::authn::Inspected;
 use crate::{
-    authn::Inspected,
+    authn::{Fault, Unauthenticated},
     authz::Claim,
     domain::{Area, Permission, Principal, permission::right::TokensIntrospect},
 };
@@ -64,8 +67,26 @@ pub fn verdict(
 }
 
 impl Gate {
-    /// What a credential is worth; none when it is not worth anything.
-    pub fn inspect(
+    /// The one credential among the headers of a request that another server
+    /// got.
+    pub fn shown_in<'h>(&self, headers: &'h HeaderMap) -> Result<&'h str, Unauthenticated> {
+        self.inner().authenticator.shown_in(headers)
+    }
+
+    /// Whether a credential is the very one that a call was made with.
+    #[must_use]
+    pub fn is_own(&self, caller: &Caller, token: &str) -> bool {
+        let inner = self.inner();
+        let now = inner.clock.now();
+        inner.authenticator.inspect(token, caller.origin().peer, now).is_ok_and(|found| {
+            let (own, other) = (caller.principal(), &found.session.principal);
+            own.identity == other.identity && own.credential_id == other.credential_id
+        })
+    }
+
+    /// What a credential is worth in a call now, with the rights that its holder
+    /// has for a while; none when it is not worth anything.
+    pub async fn inspect(
         &self,
         caller: &Caller,
         _: &Claim<TokensIntrospect>,
@@ -78,8 +99,15 @@ impl Gate {
         if guessing == Guessing::Stops {
             self.limited(inner.limits.look_inspection(asker, now))?;
         }
-        match inner.authenticator.inspect(token, client, now) {
-            Ok(inspected) => Ok(Some(inspected)),
+        let found = match inner.authenticator.inspect(token, client, now) {
+            Ok(found) => self.tied(caller, found).await?,
+            Err(fault) => Err(fault),
+        };
+        match found {
+            Ok(found) => {
+                let session = inner.authenticator.raised(found.session, None, now);
+                Ok(Some(Inspected { session, ..found }))
+            }
             Err(fault) => {
                 tracing::debug!(
                     reason = fault.label(),
@@ -91,6 +119,21 @@ impl Gate {
                 Ok(None)
             }
         }
+    }
+
+    /// A step's token counts while its lease does (SE-42, SE-32).
+    async fn tied(
+        &self,
+        caller: &Caller,
+        found: Inspected,
+    ) -> Result<Result<Inspected, Fault>, Refusal> {
+        let Some(tie) = &found.tie else { return Ok(Ok(found)) };
+        let inner = self.inner();
+        let tenure = inner.tenure(tie, caller.request()).await?;
+        // It may have ended while it was looked up.
+        let now = inner.clock.now();
+        let tied = inner.authenticator.tied_session(&found.session, tie, tenure.as_ref(), now);
+        Ok(tied.map(|session| Inspected { session, ..found }))
     }
 
     fn limited(&self, taken: Result<(), Refusal>) -> Result<(), Refusal> {

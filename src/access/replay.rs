@@ -128,6 +128,10 @@ impl Replay {
             self.claims.insert(credential_id, claims);
             return true;
         }
+        // It went by rights that had an end, and no configuration gives them.
+        if record.elevated {
+            return false;
+        }
         let refused_by_rule = || {
             [Reason::PermissionMissing, Reason::RootRequired]
                 .into_iter()
@@ -322,6 +326,21 @@ mod tests {
             )
         };
         changes.iter().map(line).collect()
+    }
+
+    #[test]
+    fn se_41_what_went_by_rights_for_a_while_is_no_loss() {
+        let mut replay = replay(
+            "[auth]\nenabled = true\n[[auth.api_keys]]\nkey = \"k-ci\"\ndescription = \"ci\"\n\
+             permissions = [\"steps:read\"]\n",
+        );
+        let whole = record(&config_key("k-ci"), "ListTasks", "tasks:list", "allowed", &Value::Null);
+        let mut elevated: Value = serde_json::from_str(&whole).unwrap();
+        elevated["elevated"] = json!(true);
+        assert!(!replay.take(&elevated.to_string()));
+        assert!(shown(&replay).is_empty());
+        assert!(replay.take(&whole));
+        assert_eq!(shown(&replay), ["lost config:ci tasks:list - x1"]);
     }
 
     #[test]

@@ -116,7 +116,7 @@ pub async fn create(
     }
     let permissions =
         if new.full_access { PermissionSet::star() } else { admin.permissions(&scopes)? };
-    holds_all(claim.principal(), &permissions, &scope)?;
+    holds_all(claim.lasting(), &permissions, &scope)?;
     let (created_by, created_with) = maker(&claim.stamp());
     let _turn = admin.turn(caller).await?;
     let Bounds { networks, end } = bounds(admin, &created_with, new.expires_at)?;
@@ -178,7 +178,7 @@ fn forbidden(message: &str) -> Error {
 
 /// SE-40: each right of the key must be its maker's, in all of the key's
 /// namespaces; everything only from who holds everything everywhere.
-fn holds_all(maker: &Principal, wanted: &PermissionSet, scope: &Scope) -> Result<()> {
+pub(super) fn holds_all(maker: &Principal, wanted: &PermissionSet, scope: &Scope) -> Result<()> {
     if wanted.is_star() {
         let everything = maker
             .grants

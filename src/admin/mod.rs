@@ -5,6 +5,8 @@
 //! (`domain::secret`).
 
 pub mod api_keys;
+pub mod elevation;
+pub mod exchange;
 mod page;
 pub mod signing_keys;
 mod tighten;
@@ -116,7 +118,8 @@ impl Admin {
     /// before.
     pub async fn load(&self) -> Result<()> {
         let uses = self.store.permission_uses().await?;
-        self.issued.load(self.counting(self.store.credentials().await?), &uses);
+        let records = self.backed(self.store.credentials().await?).await?;
+        self.issued.load(self.counting(records), &uses);
         for recall in self.store.recalls().await? {
             self.recalls.insert(recall);
         }

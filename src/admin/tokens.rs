@@ -205,14 +205,16 @@ fn check_scopes(admin: &Admin, scopes: &[String]) -> Result<()> {
     admin.permissions(scopes).map(|_| ())
 }
 
-/// Tokens that count, of every source, newest first; then the keys of the
+/// Tokens that count, minted and exchanged, newest first; then the keys of the
 /// configuration (DK-46).
 pub fn list(admin: &Admin, root: &Root, request: &PageRequest) -> Result<Paged<Shown>> {
     let now = admin.now();
-    let minted = admin.issued.all(CredentialKind::Token);
+    let mut given = admin.issued.all(CredentialKind::Token);
+    given.extend(admin.issued.all(CredentialKind::Exchanged));
+    given.sort_by_key(|issue| newest_first(&issue.record));
     let mut configured = admin.configured.clone();
     configured.sort_by(|a, b| a.id.cmp(&b.id));
-    let all = minted
+    let all = given
         .into_iter()
         .filter(|issue| issue.is_live(now))
         .map(|issue| Shown::Minted(issue, now))
@@ -225,7 +227,13 @@ pub fn list(admin: &Admin, root: &Root, request: &PageRequest) -> Result<Paged<S
 pub fn get(admin: &Admin, _: &Root, prefix: &str) -> Result<Shown> {
     let configured = admin.configured.iter().find(|key| *key.id == *prefix).cloned();
     let now = admin.now();
+    let exchanged = || {
+        let found = admin.issued.get(prefix)?;
+        let shown = found.record.kind == CredentialKind::Exchanged && found.is_live(now);
+        shown.then_some(found)
+    };
     live_token(admin, prefix, now)
+        .or_else(exchanged)
         .map(|issue| Shown::Minted(issue, now))
         .or_else(|| configured.map(Shown::Configured))
         .ok_or_else(|| absent(prefix))
@@ -260,7 +268,8 @@ pub async fn revoke(
         let family = found.map_or_else(|| prefix.into(), |it| Arc::clone(&it.record.family));
         admin.issued.below(&[family])
     } else {
-        let token = live_token(admin, prefix, now);
+        // The last possibility is one that was exchanged.
+        let token = found.filter(|issue| issue.is_live(now));
         token.iter().map(|token| Arc::clone(&token.record.id)).collect()
     };
     if ids.is_empty() {

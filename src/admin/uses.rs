@@ -78,6 +78,9 @@ pub async fn note_uses(admin: Arc<Admin>, _: System, shutdown: CancellationToken
         if ended {
             return;
         }
+        if let Err(error) = admin.forget_exchanged().await {
+            tracing::warn!(%error, "exchanged tokens that are over were not removed");
+        }
         rounds = (rounds + 1) % ROUNDS_PER_SWEEP;
         if rounds == 0
             && let Err(error) = admin.disable_unused().await

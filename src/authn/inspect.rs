@@ -4,12 +4,15 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use http::{HeaderMap, HeaderName};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Authenticator, Digest, Fault, Holders, Known, Session,
+    Authenticator, Digest, Fault, Holders, Known, Session, Unauthenticated,
+    headers::{self, Presented},
     jwt::{Good, Token},
+    step::{self, Tie},
 };
 use crate::{
     domain::{Timestamp, secret},
@@ -27,16 +30,34 @@ pub struct Inspected {
     pub name: Option<String>,
     /// Whom a JWT is for.
     pub audience: Vec<String>,
+    /// A step's token, which is worth nothing before its lease is looked up.
+    pub tie: Option<Tie>,
 }
 
 impl Inspected {
     fn of(session: Arc<Session>) -> Self {
         let issued_at = session.principal.issued_at;
-        Self { session, issued_at, name: None, audience: Vec::new() }
+        Self { session, issued_at, name: None, audience: Vec::new(), tie: None }
     }
 }
 
+/// Where API keys stand while auth is off.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
 impl Authenticator {
+    /// The one credential among the headers of a request that another server
+    /// got.
+    pub fn shown_in<'h>(&self, headers: &'h HeaderMap) -> Result<&'h str, Unauthenticated> {
+        let name = match &self.known {
+            Known::Everybody(_) => &API_KEY,
+            Known::Holders(holders) => &holders.api_key_header,
+        };
+        match headers::presented(headers, name) {
+            Ok(Presented::Bearer(token) | Presented::ApiKey(token)) => Ok(token),
+            Err(rejected) => Err(rejected.why),
+        }
+    }
+
     /// What a credential is worth that was shown to somebody else, however it
     /// was presented there. One that counts in some networks alone counts when
     /// its client's address is known and lies there.
@@ -72,12 +93,16 @@ impl Authenticator {
         if let Some(session) = configured.or_else(line) {
             return Ok(Inspected::of(session));
         }
+        if self.steps.is_some() && step::is_step(token) {
+            let accepted = self.step(token, now).map_err(|rejected| rejected.fault)?;
+            return Ok(Inspected { tie: accepted.tie, ..Inspected::of(accepted.session) });
+        }
         if token.contains('.') && !self.issued.knows_stranger(digest) {
             return holders.ok_or(Fault::NoJwtKey)?.inspect_jwt(self, token, digest, now);
         }
         let possible = secret::id(token).is_some() || self.issued.has_strangers();
         let taken = |kind: CredentialKind| match kind {
-            CredentialKind::Token => true,
+            CredentialKind::Token | CredentialKind::Exchanged => true,
             CredentialKind::ApiKey => holders.is_none_or(|holders| holders.api_keys_enabled),
         };
         let found = possible.then(|| self.issued.inspect(digest, taken, client, now)).flatten();
@@ -87,6 +112,7 @@ impl Authenticator {
             issued_at: Some(issue.record.created_at),
             name: issue.record.name.clone(),
             audience: Vec::new(),
+            tie: None,
         })
     }
 }

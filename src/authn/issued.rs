@@ -4,6 +4,8 @@
 //!
 //! Not here: making and revoking them (`admin`).
 
+mod traded;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, HashMap},
@@ -18,7 +20,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Accepted, Fault, LOGGED_EVERY_SECONDS, Session,
+    Accepted, Fault, LOGGED_EVERY_SECONDS, Recalls, Session,
     digest::Digest,
     usage::{Line, Usage},
 };
@@ -145,6 +147,8 @@ pub struct Issued {
     foreign: BTreeSet<Arc<str>>,
     /// Where tokens come from; API keys are always in the database.
     tokens: Source,
+    /// By which tokens end that JWTs were traded for.
+    recalls: Arc<Recalls>,
     revoked: CancellationToken,
 }
 
@@ -165,9 +169,10 @@ impl Issued {
     pub(super) fn new(
         foreign: BTreeSet<Arc<str>>,
         tokens: Source,
+        recalls: Arc<Recalls>,
         revoked: CancellationToken,
     ) -> Self {
-        Self { index: RwLock::default(), foreign, tokens, revoked }
+        Self { index: RwLock::default(), foreign, tokens, recalls, revoked }
     }
 
     /// Takes up what the store holds; its tokens only where they count.
@@ -223,6 +228,7 @@ impl Issued {
         change(&mut record);
         self.put(index, record);
         issue.session.revoked.cancel();
+        self.renew_traded(index, id);
     }
 
     /// Forgets one.
@@ -236,6 +242,7 @@ impl Issued {
                 index.lines.remove(family);
             }
             issue.session.revoked.cancel();
+            self.renew_traded(&mut index, id);
         }
     }
 
@@ -434,7 +441,7 @@ impl Issued {
     fn source(&self, kind: CredentialKind) -> Source {
         match kind {
             CredentialKind::Token => self.tokens,
-            CredentialKind::ApiKey => Source::Database,
+            CredentialKind::ApiKey | CredentialKind::Exchanged => Source::Database,
         }
     }
 
@@ -448,7 +455,7 @@ impl Issued {
                 subject: Arc::clone(&record.family),
             },
             method: match record.kind {
-                CredentialKind::Token => Method::Token,
+                CredentialKind::Token | CredentialKind::Exchanged => Method::Token,
                 CredentialKind::ApiKey => Method::ApiKey,
             },
             grants: vec![grant],
@@ -459,12 +466,15 @@ impl Issued {
         };
         let line = index.lines.entry(Arc::clone(&record.family)).or_default();
         let usage = Arc::new(Usage::new(Arc::clone(line)));
+        let (recall, traded_for) = self.recall_of(index, &record);
         let session = Session {
             usage: Some(Arc::clone(&usage)),
+            recall,
+            traded_for,
             ..Session::new(Arc::new(principal), self.revoked.child_token())
                 .with_digest(&record.digest)
         };
-        if record.revoked_at.is_some() {
+        if record.revoked_at.is_some() || traded::lost_parent(index, &record) {
             session.revoked.cancel();
         }
         let networks = lineage(index, &record)

@@ -27,6 +27,8 @@ pub enum Kind {
     ApiKey,
     /// A minted token, in the database or the token file.
     Token,
+    /// A token that another credential was traded for.
+    Exchanged,
     /// A token of the line protocol's auth file.
     LineToken,
     /// Client certificates of a name.
@@ -41,6 +43,7 @@ impl Kind {
             Self::ConfiguredKey => "configured_key",
             Self::ApiKey => "api_key",
             Self::Token => "token",
+            Self::Exchanged => "exchanged_token",
             Self::LineToken => "line_token",
             Self::Certificate => "certificate",
         }
@@ -85,6 +88,7 @@ impl Authenticator {
                 CredentialKind::Token => Kind::Token,
                 CredentialKind::ApiKey if keys_off => return None,
                 CredentialKind::ApiKey => Kind::ApiKey,
+                CredentialKind::Exchanged => Kind::Exchanged,
             };
             let name = issue.record.name.as_deref().map(Arc::from);
             Some(Bearer { kind, name, principal: Arc::clone(issue.principal()) })

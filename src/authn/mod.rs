@@ -8,6 +8,7 @@ mod cache;
 mod certificate;
 mod claims;
 mod digest;
+mod elevations;
 mod headers;
 mod inspect;
 mod issued;
@@ -39,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     certificate::ClientCertificate,
+    elevations::Elevations,
     inspect::Inspected,
     issued::{ANCESTORS_MAX, Issue, Issued},
     jwks::Ring,
@@ -122,6 +124,12 @@ pub struct Session {
     fingerprint: OnceLock<Arc<str>>,
     /// For a JWT: what of its claims the audit keeps.
     pub evidence: Option<Box<RawValue>>,
+    /// For a token that a JWT was traded for: whose that was.
+    traded_for: Option<Identity>,
+    /// The principal without the rights that it has for a while.
+    lasting: Option<Arc<Principal>>,
+    /// What ends those rights, and the session with them.
+    ends: Vec<CancellationToken>,
 }
 
 impl Session {
@@ -136,6 +144,9 @@ impl Session {
             digest: None,
             fingerprint: OnceLock::new(),
             evidence: None,
+            traded_for: None,
+            lasting: None,
+            ends: Vec::new(),
         }
     }
 
@@ -162,10 +173,11 @@ impl Session {
     #[must_use]
     pub fn is_revoked(&self) -> bool {
         self.revoked.is_cancelled()
+            || self.ends.iter().any(CancellationToken::is_cancelled)
             || self
                 .recall
                 .as_ref()
-                .is_some_and(|(recalls, at)| recalls.covers(&self.principal.identity, *at))
+                .is_some_and(|(recalls, at)| recalls.covers(self.recalled_by(), *at))
     }
 }
 
@@ -212,6 +224,8 @@ pub struct Authenticator {
     known: Known,
     issued: Arc<Issued>,
     recalls: Arc<Recalls>,
+    /// The rights that hold for a while.
+    elevations: Arc<Elevations>,
     /// The tokens of the auth file, where there is one.
     line: Option<LineTokens>,
     /// What the tokens of steps are looked at with, where steps have any.
@@ -269,9 +283,16 @@ impl Authenticator {
             TokenStore::Database => Source::Database,
             TokenStore::File(_) => Source::File,
         };
-        let issued = Issued::new(auth.extra_permissions.clone(), tokens, revoked.clone());
+        let recalls = Arc::<Recalls>::default();
+        let issued = Issued::new(
+            auth.extra_permissions.clone(),
+            tokens,
+            Arc::clone(&recalls),
+            revoked.clone(),
+        );
         let issued = Arc::new(issued);
-        Ok(Self { known, issued, recalls: Arc::default(), line: None, steps: None, revoked })
+        let elevations = Arc::default();
+        Ok(Self { known, issued, recalls, elevations, line: None, steps: None, revoked })
     }
 
     /// The credentials that the server gave out; empty until they are loaded.
@@ -378,7 +399,7 @@ impl Authenticator {
         let possible = secret::id(text).is_some() || self.issued.has_strangers();
         let keys_off = matches!(&self.known, Known::Holders(holders) if !holders.api_keys_enabled);
         let taken = |kind: CredentialKind| match kind {
-            CredentialKind::Token => presented != Method::ApiKey,
+            CredentialKind::Token | CredentialKind::Exchanged => presented != Method::ApiKey,
             CredentialKind::ApiKey => !keys_off,
         };
         let found = possible.then(|| self.issued.accept(digest, taken, peer, now)).flatten();

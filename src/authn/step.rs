@@ -151,18 +151,29 @@ impl Authenticator {
         tenure: Option<&Tenure>,
         now: Timestamp,
     ) -> Result<Accepted, Rejected> {
+        let session = self.tied_session(&accepted.session, tie, tenure, now);
         let rejected = |fault: Fault| Rejected { why: fault.why(), method: Method::Jwt, fault };
-        let steps = self.steps.as_ref().ok_or_else(|| rejected(Fault::Type))?;
-        let tenure = tenure.filter(|tenure| tie.holds(tenure, now));
-        let tenure = tenure.ok_or_else(|| rejected(Fault::LeaseEnded))?;
+        Ok(Accepted { session: session.map_err(rejected)?, ..accepted })
+    }
+
+    /// The session of a step's token with what it holds now, when its lease
+    /// does.
+    pub fn tied_session(
+        &self,
+        session: &Session,
+        tie: &Tie,
+        tenure: Option<&Tenure>,
+        now: Timestamp,
+    ) -> Result<Arc<Session>, Fault> {
+        let steps = self.steps.as_ref().ok_or(Fault::Type)?;
+        let tenure = tenure.filter(|tenure| tie.holds(tenure, now)).ok_or(Fault::LeaseEnded)?;
         let registrar = tenure.template.registrar.as_ref();
         let registrar = registrar.and_then(|grant| self.standing(grant, now));
         let worth = worth(&steps.rights, tenure, registrar.as_deref());
         let permissions = tie.permissions.intersection(&worth);
-        let mut principal = (*accepted.session.principal).clone();
+        let mut principal = (*session.principal).clone();
         principal.grants = vec![Grant { permissions, scope: Scope::exactly(&tie.namespace) }];
-        let revoked = accepted.session.revoked.clone();
-        Ok(Accepted { session: Arc::new(Session::new(Arc::new(principal), revoked)), ..accepted })
+        Ok(Arc::new(Session::new(Arc::new(principal), session.revoked.clone())))
     }
 }
 

@@ -80,6 +80,13 @@ impl<R: Right> Claim<R> {
         &self.call.principal
     }
 
+    /// Who claims, without the rights that it has for a while: what is done
+    /// later, in its name, goes by these.
+    #[must_use]
+    pub fn lasting(&self) -> &Arc<Principal> {
+        self.call.lasting.as_ref().unwrap_or(&self.call.principal)
+    }
+
     /// Where the right holds.
     #[must_use]
     pub fn scope(&self) -> &Scope {
@@ -153,6 +160,13 @@ impl<R: Right, P> Permit<R, P> {
     #[must_use]
     pub fn principal(&self) -> &Arc<Principal> {
         &self.call.principal
+    }
+
+    /// Who holds it, without the rights that it has for a while: what is done
+    /// later, in its name, goes by these.
+    #[must_use]
+    pub fn lasting(&self) -> &Arc<Principal> {
+        self.call.lasting.as_ref().unwrap_or(&self.call.principal)
     }
 
     /// Who holds it.

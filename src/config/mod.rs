@@ -119,6 +119,8 @@ pub struct Settings {
     pub auth: Auth,
     /// `[[auth.namespaces]]` and the key that encrypts signing keys.
     pub step_tokens: StepTokens,
+    /// How long more rights last at most that are given for a while.
+    pub elevation_max: Duration,
     /// The roles, built in and of `[auth.roles]`.
     pub roles: Roles,
     /// `[controller]`; without it the line protocol is not spoken.
@@ -248,6 +250,9 @@ impl Settings {
             credentials.certificates = certificates;
         }
         step_tokens::refuse_own_issuer(&server, &auth.mode)?;
+        let elevation_max =
+            number("auth.elevation_max_minutes", raw.auth.elevation_max_minutes, 1, 24 * 60)
+                .map(|minutes: u64| Duration::from_secs(minutes * 60))?;
         let guard = controller::Guard {
             auth_on: raw.auth.enabled,
             open_remote: raw.auth.allow_unauthenticated_remote,
@@ -261,6 +266,7 @@ impl Settings {
             server,
             auth,
             step_tokens,
+            elevation_max,
             roles,
             controller,
             limits: limits(&raw.limits, &base)?,

@@ -110,6 +110,7 @@ pub(super) struct Auth {
     pub(super) disable_unused_after_days: u64,
     pub(super) namespaces: Vec<NamespaceRights>,
     pub(super) key_encryption_key_file: Option<String>,
+    pub(super) elevation_max_minutes: u64,
 }
 
 impl Default for Auth {
@@ -147,6 +148,7 @@ impl Default for Auth {
             disable_unused_after_days: 0,
             namespaces: Vec::new(),
             key_encryption_key_file: None,
+            elevation_max_minutes: 60,
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What `GetConfig` shows. Each field is named here by hand: an allow-list.
 
-use std::num::{NonZeroU32, NonZeroU64};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 
@@ -15,6 +18,7 @@ pub(super) fn redacted(settings: &Settings) -> Value {
         storage,
         auth,
         step_tokens: _,
+        elevation_max,
         roles: _,
         controller,
         limits,
@@ -38,7 +42,7 @@ pub(super) fn redacted(settings: &Settings) -> Value {
                 .map(redacted_authority).collect::<Vec<_>>(),
         },
         "storage": { "engine": match storage { Storage::Sqlite(_) => "sqlite" } },
-        "auth": redacted_auth(auth),
+        "auth": redacted_auth(auth, *elevation_max),
         "controller": controller.as_ref().map(redacted_controller),
         "limits": {
             "body_bytes": limits.body_bytes,
@@ -145,7 +149,7 @@ fn redacted_rates(rates: &Rates) -> impl Iterator<Item = (String, Value)> {
         ])
 }
 
-fn redacted_auth(auth: &Auth) -> Value {
+fn redacted_auth(auth: &Auth, elevation_max: Duration) -> Value {
     let mut shown = json!({
         "enabled": matches!(auth.mode, Mode::On(_)),
         "extra_permissions": auth.extra_permissions.iter().map(AsRef::as_ref).collect::<Vec<&str>>(),
@@ -154,6 +158,7 @@ fn redacted_auth(auth: &Auth) -> Value {
             TokenStore::File(_) => "file",
         },
         "disable_unused_after_days": auth.disable_unused_after_days.map_or(0, NonZeroU32::get),
+        "elevation_max_minutes": elevation_max.as_secs() / 60,
         "jwt_token_expiry_hours": auth.jwt_token_expiry.as_secs() / 3600,
     });
     let Mode::On(credentials) = &auth.mode else { return shown };

@@ -36,6 +36,9 @@ pub struct Origin {
     pub fingerprint: Option<Arc<str>>,
     /// The client's address.
     pub peer: Option<IpAddr>,
+    /// Who calls without the rights that it has for a while, where that is
+    /// known: what is done later goes by these.
+    pub lasting: Option<Arc<Principal>>,
     /// What became of it so far.
     pub trail: Trail,
 }
@@ -67,6 +70,7 @@ impl Origin {
             permission: None,
             fingerprint: None,
             peer: None,
+            lasting: None,
             trail: Trail::default(),
         }
     }
@@ -118,12 +122,19 @@ impl Origin {
         self.trail.settled.load(Ordering::Relaxed)
     }
 
+    /// Whether it goes by rights that its caller has for a while.
+    #[must_use]
+    pub fn is_elevated(&self) -> bool {
+        self.lasting.as_ref().is_some_and(|lasting| !Arc::ptr_eq(lasting, &self.principal))
+    }
+
     /// The chain of what was refused, or read in no single place: where the
     /// caller itself belongs, so that nobody fills another's chain (SE-44).
     /// Text of the only prefix of its scope; otherwise the server's chain.
     #[must_use]
     pub fn own_chain(&self) -> Arc<str> {
-        let mut texts = self.principal.grants.iter().map(|grant| grant.scope.to_strings());
+        let lasting = self.lasting.as_ref().unwrap_or(&self.principal);
+        let mut texts = lasting.grants.iter().map(|grant| grant.scope.to_strings());
         match (texts.next().as_deref(), texts.next()) {
             (Some([only]), None) if only != "*" => only.trim_end_matches('.').into(),
             _ => SERVER_CHAIN.into(),
@@ -188,6 +199,9 @@ pub struct Record<'a> {
     /// The permission that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub permission: Option<&'a str>,
+    /// That the caller had it for a while alone.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub elevated: bool,
     /// Where.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<&'a str>,
@@ -308,6 +322,7 @@ impl<'a> Record<'a> {
             request_id: None,
             actor: None,
             permission: None,
+            elevated: false,
             namespace: None,
             object: None,
             peer: None,
@@ -323,6 +338,7 @@ impl<'a> Record<'a> {
             request_id: Some(Shown(origin.request)),
             actor: Some(origin.into()),
             permission: origin.permission.map(Permission::name),
+            elevated: origin.permission.is_some() && origin.is_elevated(),
             namespace: origin.place(),
             peer: origin.peer,
             ..Self::of_server(at)

@@ -6,6 +6,7 @@
 pub mod advance;
 pub mod audit;
 pub mod clock;
+pub mod elevation;
 pub mod history;
 pub mod ids;
 pub mod json;

@@ -81,7 +81,7 @@ fn vouched(
     if !template.asks() {
         return Ok(None);
     }
-    let (principal, namespace) = (permit.principal(), permit.namespace());
+    let (principal, namespace) = (permit.lasting(), permit.namespace());
     for step in &template.steps {
         if engine.rights.issuer().is_none() && !step.asked.is_nothing() {
             return wrong(format!(

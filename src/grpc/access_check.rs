@@ -5,8 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::status::Error;
 use crate::{
-    access::{Caller, Gate, Guessing, Reason, Refusal, Verdict, verdict},
-    authn::Inspected,
+    access::{Caller, Gate, Guessing, Inspected, Reason, Refusal, Verdict, verdict},
     authz::Claim,
     domain::{
         Area, Principal, Scope, Timestamp, permission::right::TokensIntrospect, principal::Method,
@@ -43,18 +42,18 @@ impl Checks {
         Self { gate, declared }
     }
 
-    pub(super) fn introspect(
+    pub(super) async fn introspect(
         &self,
         asker: Asker<'_>,
         request: &pb::IntrospectRequest,
     ) -> Result<pb::IntrospectResponse, Error> {
         let client = address(request.client_address.as_deref())?;
         let shown = Shown { token: present("token", &request.token)?, client };
-        let found = self.look(asker, shown)?;
+        let found = self.look(asker, shown).await?;
         Ok(found.as_ref().map_or_else(pb::IntrospectResponse::default, introspected))
     }
 
-    pub(super) fn check(
+    pub(super) async fn check(
         &self,
         asker: Asker<'_>,
         request: &pb::CheckRequest,
@@ -63,10 +62,11 @@ impl Checks {
         let shown =
             Shown { token: present("token", token)?, client: address(client_address.as_deref())? };
         let area = area("namespace", namespace.as_deref())?;
-        Ok(self.decided(self.look(asker, shown)?.as_ref(), permission, area.as_ref()))
+        let found = self.look(asker, shown).await?;
+        Ok(self.decided(found.as_ref(), permission, area.as_ref()))
     }
 
-    pub(super) fn check_batch(
+    pub(super) async fn check_batch(
         &self,
         asker: Asker<'_>,
         request: &pb::CheckBatchRequest,
@@ -88,7 +88,8 @@ impl Checks {
             let at = match known.iter().position(|(token, _)| *token == named) {
                 Some(at) => at,
                 None => {
-                    known.push((named, self.look(asker, Shown { token: named, client })?));
+                    let shown = Shown { token: named, client };
+                    known.push((named, self.look(asker, shown).await?));
                     known.len() - 1
                 }
             };
@@ -98,9 +99,9 @@ impl Checks {
         Ok(pb::CheckBatchResponse { answers })
     }
 
-    fn look(&self, asker: Asker<'_>, shown: Shown<'_>) -> Result<Option<Inspected>, Error> {
+    async fn look(&self, asker: Asker<'_>, shown: Shown<'_>) -> Result<Option<Inspected>, Error> {
         let Shown { token, client } = shown;
-        Ok(self.gate.inspect(asker.caller, asker.claim, token, client, Guessing::Stops)?)
+        Ok(self.gate.inspect(asker.caller, asker.claim, token, client, Guessing::Stops).await?)
     }
 
     fn decided(

@@ -151,7 +151,7 @@ impl access_service_server::AccessService for AccessService {
     ) -> Result<Response<pb::IntrospectResponse>, Status> {
         answer(request, |caller, request| async move {
             let claim = caller.global(&request)?;
-            self.checks.introspect(Asker { caller: &caller, claim: &claim }, &request)
+            self.checks.introspect(Asker { caller: &caller, claim: &claim }, &request).await
         })
         .await
     }
@@ -162,7 +162,7 @@ impl access_service_server::AccessService for AccessService {
     ) -> Result<Response<pb::CheckResponse>, Status> {
         answer(request, |caller, request| async move {
             let claim = caller.global(&request)?;
-            self.checks.check(Asker { caller: &caller, claim: &claim }, &request)
+            self.checks.check(Asker { caller: &caller, claim: &claim }, &request).await
         })
         .await
     }
@@ -173,7 +173,7 @@ impl access_service_server::AccessService for AccessService {
     ) -> Result<Response<pb::CheckBatchResponse>, Status> {
         answer(request, |caller, request| async move {
             let claim = caller.global(&request)?;
-            self.checks.check_batch(Asker { caller: &caller, claim: &claim }, &request)
+            self.checks.check_batch(Asker { caller: &caller, claim: &claim }, &request).await
         })
         .await
     }

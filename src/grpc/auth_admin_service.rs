@@ -6,7 +6,12 @@ use tonic::{Request, Response, Status};
 
 use super::{call::answer, convert};
 use crate::{
-    admin::{Admin, PageRequest, api_keys, signing_keys, tokens},
+    access::Gate,
+    admin::{
+        Admin, PageRequest, api_keys,
+        elevation::{Decision, Elevating},
+        exchange, signing_keys, tokens,
+    },
     pb::v1::{self as pb, auth_admin_service_server},
 };
 
@@ -14,11 +19,13 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct AuthAdminService {
     admin: Arc<Admin>,
+    gate: Gate,
+    elevating: Arc<Elevating>,
 }
 
 impl AuthAdminService {
-    pub(super) fn new(admin: Arc<Admin>) -> Self {
-        Self { admin }
+    pub(super) fn new(admin: Arc<Admin>, gate: Gate, elevating: Arc<Elevating>) -> Self {
+        Self { admin, gate, elevating }
     }
 }
 
@@ -225,6 +232,83 @@ impl auth_admin_service_server::AuthAdminService for AuthAdminService {
             let claim = caller.global(&request)?;
             let key = signing_keys::retire(&self.admin, &claim, &request.kid).await?;
             Ok(pb::RetireSigningKeyResponse { key: Some(key.into()) })
+        })
+        .await
+    }
+
+    async fn exchange_token(
+        &self,
+        request: Request<pb::ExchangeTokenRequest>,
+    ) -> Result<Response<pb::ExchangeTokenResponse>, Status> {
+        answer(request, |caller, request| async move {
+            caller.authenticated(&request)?;
+            let own = request
+                .subject_token
+                .as_deref()
+                .is_none_or(|token| self.gate.is_own(&caller, token));
+            let given = exchange::exchange(&self.admin, &caller, own, request.into()).await?;
+            Ok(given.into())
+        })
+        .await
+    }
+
+    async fn request_elevation(
+        &self,
+        request: Request<pb::RequestElevationRequest>,
+    ) -> Result<Response<pb::RequestElevationResponse>, Status> {
+        answer(request, |caller, request| async move {
+            caller.authenticated(&request)?;
+            let elevation = self.elevating.request(&caller, request.into()).await?;
+            Ok(pb::RequestElevationResponse { elevation: Some((&elevation).into()) })
+        })
+        .await
+    }
+
+    async fn list_elevations(
+        &self,
+        request: Request<pb::ListElevationsRequest>,
+    ) -> Result<Response<pb::ListElevationsResponse>, Status> {
+        answer(request, |caller, request| async move {
+            caller.authenticated(&request)?;
+            let listed = self.elevating.list(&caller).await?;
+            let elevations = listed.iter().map(Into::into).collect();
+            Ok(pb::ListElevationsResponse { elevations })
+        })
+        .await
+    }
+
+    async fn approve_elevation(
+        &self,
+        request: Request<pb::ApproveElevationRequest>,
+    ) -> Result<Response<pb::ApproveElevationResponse>, Status> {
+        answer(request, |caller, request| async move {
+            caller.authenticated(&request)?;
+            let decided = self.elevating.decide(&caller, &request.id, Decision::Approve).await?;
+            Ok(pb::ApproveElevationResponse { elevation: Some((&decided).into()) })
+        })
+        .await
+    }
+
+    async fn deny_elevation(
+        &self,
+        request: Request<pb::DenyElevationRequest>,
+    ) -> Result<Response<pb::DenyElevationResponse>, Status> {
+        answer(request, |caller, request| async move {
+            caller.authenticated(&request)?;
+            let decided = self.elevating.decide(&caller, &request.id, Decision::Deny).await?;
+            Ok(pb::DenyElevationResponse { elevation: Some((&decided).into()) })
+        })
+        .await
+    }
+
+    async fn revoke_elevation(
+        &self,
+        request: Request<pb::RevokeElevationRequest>,
+    ) -> Result<Response<pb::RevokeElevationResponse>, Status> {
+        answer(request, |caller, request| async move {
+            caller.authenticated(&request)?;
+            let ended = self.elevating.revoke(&caller, &request.id).await?;
+            Ok(pb::RevokeElevationResponse { elevation: Some((&ended).into()) })
         })
         .await
     }

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     access::{Gate, explain::Explainer},
-    admin::Admin,
+    admin::{Admin, elevation::Elevating},
     audit::Ledger,
     domain::Permission,
     engine::Engine,
@@ -87,6 +87,8 @@ pub struct Parts {
     pub declared: BTreeSet<Arc<str>>,
     /// Knows what credentials are worth.
     pub gate: Gate,
+    /// The use cases about more rights for a while.
+    pub elevating: Arc<Elevating>,
     /// The RPCs that each permission opens, by their full names.
     pub opens: Vec<(Permission, String)>,
     /// When the process began.
@@ -124,6 +126,7 @@ pub fn routes(parts: Parts) -> Result<Rendered<Routes>, tonic_reflection::server
         config,
         declared,
         gate,
+        elevating,
         opens,
         started,
     } = parts;
@@ -145,9 +148,13 @@ pub fn routes(parts: Parts) -> Result<Rendered<Routes>, tonic_reflection::server
         .add_service(limited!(
             body_bytes,
             AccessServiceServer,
-            AccessService::new(opens, declared, explainer, gate)
+            AccessService::new(opens, declared, explainer, gate.clone())
         ))
-        .add_service(limited!(body_bytes, AuthAdminServiceServer, AuthAdminService::new(admin)))
+        .add_service(limited!(
+            body_bytes,
+            AuthAdminServiceServer,
+            AuthAdminService::new(admin, gate, elevating)
+        ))
         .add_service(limited!(body_bytes, AuditServiceServer, AuditService::new(ledger)))
         .add_service(limited!(body_bytes, ScheduleServiceServer, ScheduleService::new(scheduler)))
         .add_service(limited!(body_bytes, SystemServiceServer, SystemService::new(engine, config)))

@@ -189,7 +189,7 @@ fn may_run(
     if !scheduler.settings.runners.contains(&runner.kind()) {
         return Err(Error::RunnerDisabled(runner.kind()));
     }
-    let principal = claim.principal();
+    let principal = claim.lasting();
     if runner.kind().starts_processes() {
         let commands = Permission::CommandsExecute;
         if !principal.holds(commands) {
@@ -218,7 +218,7 @@ fn owner(scheduler: &Scheduler, claim: &Claim<RulesWrite>) -> GrantRef {
     let hours = scheduler.settings.jwt_grant_hours;
     let until = (hours > 0)
         .then(|| set_at.plus(std::time::Duration::from_secs(hours.saturating_mul(3600))));
-    GrantRef::of(claim.principal(), set_at, until)
+    GrantRef::of(claim.lasting(), set_at, until)
 }
 
 fn changed() -> Error {

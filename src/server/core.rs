@@ -10,7 +10,7 @@ use std::{
 use super::{Error, auditor::Auditor, scheduler};
 use crate::{
     access::Gate,
-    admin::{Admin, FileTokens, Tokens},
+    admin::{Admin, FileTokens, Tokens, elevation::Elevating},
     authn::Authenticator,
     config::{Mode, Settings, Storage, TokenStore},
     domain::{Clock, PermissionSet},
@@ -24,6 +24,7 @@ use crate::{
 pub(super) struct Core {
     pub(super) store: Arc<dyn Store>,
     pub(super) admin: Arc<Admin>,
+    pub(super) elevating: Arc<Elevating>,
     pub(super) gate: Gate,
     pub(super) engine: Arc<Engine>,
     pub(super) scheduler: Arc<Scheduler>,
@@ -51,6 +52,7 @@ pub(super) async fn core(
     let service = &settings.telemetry.service_name;
     let auditor = Auditor::open(&settings.audit, service, &store, clock).await?;
     let journal = auditor.journal.clone();
+    let elevating = elevating(&authenticator, settings, &store, clock).await?;
     let gate = Gate::new(authenticator, credentials, rates, Arc::clone(clock), journal);
     let standing = Arc::new(gate.clone());
     let tokens =
@@ -58,7 +60,7 @@ pub(super) async fn core(
     let (terms, rights) = (lease_terms(settings), Arc::clone(rights));
     let engine = Engine::with_rights(Arc::clone(&store), floor, Arc::clone(clock), terms, rights);
     let scheduler = scheduler::open(settings, own, &store, &engine, &gate, clock).await?;
-    Ok(Core { store, admin, gate, engine, scheduler, auditor, keys, tokens })
+    Ok(Core { store, admin, elevating, gate, engine, scheduler, auditor, keys, tokens })
 }
 
 /// The keys that sign, with a first one where steps have tokens.
@@ -84,6 +86,24 @@ async fn open(
     let store = sqlite::Settings::new(path.clone()).with_terms(lease_terms(settings));
     let store = store.audited(settings.audit.enabled);
     Ok(sqlite::Sqlite::open(store, floor, clock).await?)
+}
+
+/// More rights for a while, with what the store holds taken up.
+async fn elevating(
+    authenticator: &Authenticator,
+    settings: &Settings,
+    store: &Arc<dyn Store>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<Elevating>, Error> {
+    let (raised, issued) = (authenticator.elevations(), authenticator.issued());
+    let opened = Elevating::open(
+        Arc::clone(store),
+        Arc::clone(raised),
+        Arc::clone(issued),
+        Arc::clone(clock),
+        settings.elevation_max,
+    );
+    opened.await.map_err(Error::Credentials)
 }
 
 /// The use cases about credentials, with what the store holds taken up.

@@ -184,10 +184,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
     let routes = Routes::from_pool(&pool)?;
     let tls = Tls::load(settings.server.tls.as_ref())?;
     // Bound before the store is opened, so that a taken port changes nothing.
-    let ports = [
-        bind("gRPC", settings.server.grpc_listen).await?,
-        bind("REST", settings.server.http_listen).await?,
-    ];
+    let ports = own_ports(settings).await?;
     let line = line_port(settings).await?;
 
     let shutdown = CancellationToken::new();
@@ -208,6 +205,7 @@ pub async fn start(settings: &Settings) -> Result<Running, Error> {
         config: shown_config(settings),
         declared: settings.auth.extra_permissions.clone(),
         gate: core.gate.clone(),
+        elevating: Arc::clone(&core.elevating),
         opens: opens(&table),
         started,
     })?;
@@ -308,12 +306,13 @@ fn loops(
     tls: Option<Arc<Tls>>,
     shutdown: &CancellationToken,
 ) -> TaskTracker {
-    let Core { engine, admin, scheduler, .. } = core;
+    let Core { engine, admin, elevating, scheduler, .. } = core;
     let (system, stop) = (System::permit, || shutdown.clone());
     let loops = TaskTracker::new();
     loops.spawn(engine::loops::run(Arc::clone(engine), system(), stop()));
     loops.spawn(Arc::clone(scheduler).run(system(), stop()));
     loops.spawn(admin::watch(Arc::clone(admin), system(), stop()));
+    loops.spawn(Arc::clone(elevating).run(system(), stop()));
     loops.spawn(admin::note_uses(Arc::clone(admin), system(), stop()));
     loops.spawn(tidy(metrics, stop()));
     loops.spawn(tls::watch(tls, stop()));
@@ -442,6 +441,11 @@ async fn tidy(metrics: PrometheusHandle, shutdown: CancellationToken) {
         // The time is up or the server goes down: both mean to look again.
         let _ = tokio::time::timeout(UPKEEP, shutdown.cancelled()).await;
     }
+}
+
+async fn own_ports(settings: &Settings) -> Result<[Listener; 2], Error> {
+    let config::Server { grpc_listen, http_listen, .. } = settings.server;
+    Ok([bind("gRPC", grpc_listen).await?, bind("REST", http_listen).await?])
 }
 
 async fn bind(what: &'static str, address: SocketAddr) -> Result<Listener, Error> {

@@ -15,6 +15,8 @@ pub enum CredentialKind {
     Token,
     /// An API key, which administrators of keys manage.
     ApiKey,
+    /// A token that a caller traded for its own credential; ends with it.
+    Exchanged,
 }
 
 impl CredentialKind {
@@ -24,6 +26,7 @@ impl CredentialKind {
         match self {
             Self::Token => "token",
             Self::ApiKey => "api_key",
+            Self::Exchanged => "exchanged",
         }
     }
 }

@@ -9,6 +9,7 @@ mod audit;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod credentials;
+mod elevations;
 mod schedules;
 mod signing;
 pub mod sqlite;
@@ -28,6 +29,7 @@ pub use self::{
     credentials::{
         CredentialKind, CredentialRecord, CredentialStore, LastUses, PermissionUse, Recall,
     },
+    elevations::ElevationStore,
     schedules::{JobChange, JobCounts, NextState, RUNS_KEPT, RunEnd, ScheduleStore},
     signing::{SigningKeyRecord, SigningKeyStore},
     templates::{Registered, TemplateRecord, TemplateStore},
@@ -527,6 +529,7 @@ pub trait Store:
     + WorkerStore
     + CredentialStore
     + ScheduleStore
+    + ElevationStore
     + AuditStore
     + SigningKeyStore
     + fmt::Debug

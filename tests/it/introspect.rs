@@ -271,3 +271,41 @@ async fn se_42_foreign_permissions_are_never_our_own() {
         assert!(said.contains("extra_permissions"), "{name}: {said}");
     }
 }
+
+#[tokio::test]
+async fn se_42_a_steps_token_counts_while_its_lease_does() {
+    let mut setup = Setup::steady();
+    setup.server = format!("public_url = \"http://127.0.0.1:{}\"", setup.ports[1]);
+    setup.rest = "[[auth.namespaces]]\nprefix = \"shop\"\nceiling = [\"tasks:*\"]\n\
+                  audiences = {vault = \"https://vault.example\"}\n"
+        .to_owned();
+    let server = Server::with(setup).await;
+    let definition = "name: asks\nnamespace_name: shop\nversion: 1.0.0\nsteps:\n  - name: only\n    \
+                      handler: {callable: work}\n    permissions: [tasks:read]\n    \
+                      audiences: [vault]\n";
+    let body = json!({"namespace": "shop", "definition": definition});
+    assert_eq!(server.as_root("POST", "/v1/templates", Some(body)).await.0, 201);
+    let body = json!({"namespace": "shop", "name": "asks", "context": {}});
+    assert_eq!(server.as_root("POST", "/v1/tasks", Some(body)).await.0, 201);
+    let body = json!({"namespace": "shop", "handlers": ["work"], "wait_ms": 20_000});
+    let (status, answer) = server.as_root("POST", "/v1/work/lease", Some(body)).await;
+    assert_eq!(status, 200, "{answer}");
+    let lease = &answer["leases"][0];
+    let token = lease["tokens"]["bailiwick"].as_str().unwrap();
+    let told = introspect(&server, token).await;
+    assert_eq!((&told["active"], &told["scope"]), (&json!(true), &json!("tasks:read")), "{told}");
+    assert_eq!(told["namespaces"], json!(["shop"]));
+    assert!(told["sub"].as_str().unwrap().starts_with("step:shop/"), "{told}");
+    let body = json!({"token": token, "permission": "tasks:read", "namespace": "shop"});
+    assert_eq!(ask(&server, CHECK, body.clone()).await.1["reason"], "allowed");
+    let inactive = json!({"active": false});
+    let vault = lease["tokens"]["vault"].as_str().unwrap();
+    assert_eq!(introspect(&server, vault).await, inactive, "for somebody else");
+    let forged = format!("{}x", &token[..token.len() - 1]);
+    assert_eq!(introspect(&server, &forged).await, inactive);
+
+    let done = json!({"lease_id": lease["lease_id"], "result": {}});
+    assert_eq!(server.as_root("POST", "/v1/work/complete", Some(done)).await.0, 200);
+    assert_eq!(introspect(&server, token).await, inactive, "its lease has ended");
+    assert_eq!(ask(&server, CHECK, body).await.1["reason"], "token_inactive");
+}

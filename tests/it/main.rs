@@ -38,6 +38,10 @@ mod docs;
 #[cfg(test)]
 mod durability;
 #[cfg(test)]
+mod elevation;
+#[cfg(test)]
+mod exchange;
+#[cfg(test)]
 mod explain;
 #[cfg(test)]
 mod flows;

@@ -242,6 +242,8 @@ pub(in crate::access) struct Recorded {
     request_id: String,
     pub(in crate::access) actor: Option<RecordedActor>,
     pub(in crate::access) permission: Option<String>,
+    #[serde(default)]
+    pub(in crate::access) elevated: bool,
     pub(in crate::access) namespace: Option<String>,
     object: Option<String>,
     pub(in crate::access) detail: Option<RecordedDetail>,

@@ -50,12 +50,18 @@ impl Explainer {
             Refusal::invalid(Reason::FieldInvalid, "permission", what)
         })?;
         let authenticator = &self.gate.0.authenticator;
-        let bearers = authenticator.bearers(self.gate.0.clock.now());
-        let holding =
-            bearers.into_iter().filter(|bearer| bearer.principal.may_in_area(permission, &area));
         // Of what lies elsewhere the asker learns nothing.
         let seen = asker.scope_of(Permission::AuditRead);
-        let mut able: Vec<Able> = holding.map(|bearer| of(bearer, permission, &seen)).collect();
+        let now = self.gate.0.clock.now();
+        let bearers = authenticator.bearers(now).into_iter().filter_map(|bearer| {
+            if bearer.principal.may_in_area(permission, &area) {
+                return Some(of(bearer, permission, &seen, ""));
+            }
+            let principal = authenticator.elevated(&bearer.principal, now)?;
+            let there = principal.may_in_area(permission, &area);
+            there.then(|| of(Bearer { principal, ..bearer }, permission, &seen, "for a while; "))
+        });
+        let mut able: Vec<Able> = bearers.collect();
         able.extend(authenticator.issuers_reaching(permission, &area).into_iter().map(|reach| {
             let ceiling = reach.scope.intersection(&seen).to_strings().join(", ");
             Able {
@@ -90,12 +96,14 @@ impl Explainer {
                 None => return Err(Refusal::permission_missing(Permission::AuditRead)),
             }
         }
-        let all = self.gate.0.authenticator.bearers(self.gate.0.clock.now());
+        let (authenticator, now) = (&self.gate.0.authenticator, self.gate.0.clock.now());
+        let all = authenticator.bearers(now);
         let named = all.into_iter().find(|bearer| {
             let Principal { identity, credential_id, .. } = &*bearer.principal;
             identity.to_string() == text || **credential_id == *text
         });
-        let named = named.map(|bearer| Subject { principal: bearer.principal, last_seen_at: None });
+        let named =
+            named.map(|bearer| Subject { principal: bearer.principal, last_seen_at: None });
         let found = match named {
             Some(subject) => Some(subject),
             None => self.seen(text).await?,
@@ -103,6 +111,10 @@ impl Explainer {
         let seen = asker.scope_of(Permission::AuditRead);
         let reaches = |grant: &Grant| grant.scope.intersection(&seen) != Scope::NOWHERE;
         found
+            .map(|Subject { principal, last_seen_at }| {
+                let principal = authenticator.elevated(&principal, now).unwrap_or(principal);
+                Subject { principal, last_seen_at }
+            })
             .filter(|subject| {
                 seen == Scope::Everything || subject.principal.grants.iter().any(reaches)
             })
@@ -132,9 +144,9 @@ pub(super) fn over(asker: &Principal, namespace: &str) -> Result<Area, Refusal> 
     Ok(area)
 }
 
-fn of(bearer: Bearer, permission: Permission, seen: &Scope) -> Able {
+fn of(bearer: Bearer, permission: Permission, seen: &Scope, lasts: &str) -> Able {
     let scope = bearer.principal.scope_of(permission).intersection(seen);
     let root = if bearer.principal.is_root() { "root; " } else { "" };
-    let how = format!("{root}holds it in {}", scope.to_strings().join(", "));
+    let how = format!("{root}{lasts}holds it in {}", scope.to_strings().join(", "));
     Able { kind: Some(bearer.kind), name: bearer.name, principal: Some(bearer.principal), how }
 }

@@ -6,11 +6,42 @@ use crate::{
     admin::{
         Exercised, Uses,
         api_keys::{Key, Made, NewKey, State},
+        exchange::{Exchange, Exchanged, TOKEN_TYPE},
         tokens::{Minted, NewToken, Shown, Tightened},
     },
     domain::Timestamp,
     pb::v1 as pb,
 };
+
+impl From<pb::ExchangeTokenRequest> for Exchange {
+    fn from(request: pb::ExchangeTokenRequest) -> Self {
+        let pb::ExchangeTokenRequest {
+            grant_type,
+            subject_token: _,
+            subject_token_type: _,
+            requested_token_type,
+            scope,
+            namespaces,
+            expires_in,
+        } = request;
+        Self { grant_type, requested_token_type, scope, namespaces, expires_in }
+    }
+}
+
+impl From<Exchanged> for pb::ExchangeTokenResponse {
+    fn from(given: Exchanged) -> Self {
+        let Exchanged { minted: Minted { secret, record }, expires_in } = given;
+        Self {
+            access_token: secret.expose().to_owned(),
+            issued_token_type: owned(TOKEN_TYPE),
+            token_type: owned("Bearer"),
+            expires_in,
+            scope: record.scopes.join(" "),
+            namespaces: record.namespaces,
+            credential_id: owned(&record.id),
+        }
+    }
+}
 
 impl From<pb::MintTokenRequest> for NewToken {
     fn from(request: pb::MintTokenRequest) -> Self {
@@ -107,6 +138,7 @@ impl From<&Shown> for pb::Token {
                     permission_uses,
                     unused_permissions,
                     idle_seconds,
+                    exchanged_by: issue.exchanged_by().map(ToString::to_string),
                 }
             }
         }

@@ -7,6 +7,7 @@
 mod access;
 mod audit;
 mod credentials;
+mod elevations;
 mod ids;
 mod schedules;
 mod signing_keys;

@@ -2,6 +2,7 @@
 //! process: the only part left out is the gate, whose callers are made here.
 
 mod access;
+mod elevation;
 mod health;
 mod leases;
 mod status;
@@ -29,7 +30,7 @@ use tower::{Service, ServiceExt as _};
 
 use crate::{
     access::{Caller, Gate, Rule, Table, explain::Explainer},
-    admin::{Admin, Tokens},
+    admin::{Admin, Tokens, elevation::Elevating},
     audit::{Ledger, Sealer, key::AuditKey},
     authn::{Authenticator, Session},
     authz::System,
@@ -88,6 +89,7 @@ struct House {
     services: Rendered<Routes>,
     hands: Arc<Hands>,
     readiness: Readiness,
+    elevating: Arc<Elevating>,
     /// The tasks of streams.
     streams: TaskTracker,
     shutdown: CancellationToken,
@@ -191,6 +193,14 @@ impl House {
         let rates = Rates::default();
         let authenticator = Authenticator::new(&auth_off()).unwrap();
         let gate = Gate::new(authenticator, None, &rates, Arc::clone(&clock), None);
+        let elevating = Elevating::open(
+            Arc::clone(&scheduling),
+            Arc::default(),
+            Arc::clone(&admin.issued),
+            Arc::clone(&clock),
+            Duration::from_hours(1),
+        );
+        let elevating = elevating.await.unwrap();
         let scheduler = scheduler(scheduling, &engine, Arc::clone(&clock)).await;
         let (streams, shutdown) = (TaskTracker::new(), CancellationToken::new());
         TaskTracker::new().spawn(loops::run(
@@ -220,11 +230,12 @@ impl House {
             config: config.map(Into::into),
             declared,
             gate,
+            elevating: Arc::clone(&elevating),
             opens: opens.collect(),
             started: tokio::time::Instant::now().into_std(),
         })
         .unwrap();
-        Self { services, hands, readiness, streams, shutdown, _folder: folder }
+        Self { services, hands, readiness, elevating, streams, shutdown, _folder: folder }
     }
 
     /// With [`PAIR`] registered.

@@ -5,6 +5,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod credentials;
+pub(crate) mod elevations;
 pub(crate) mod house;
 pub(crate) mod leases;
 pub(crate) mod queues;
@@ -96,6 +97,7 @@ macro_rules! suite {
             workers::lists_are_scoped_and_paged
             workers::handlers_are_counted_and_paged
             workers::a_check_reaches_the_disk
+            elevations::elevations_move_on_from_the_state_they_are_in
             credentials::a_credential_reads_back_after_a_restart
             credentials::a_successor_ends_its_predecessor
             credentials::uses_are_counted_to_the_last

@@ -31,6 +31,7 @@ fn read(found: &Row<'_>) -> Result<CredentialRecord> {
     let kind = match &*row::text(found, 2)? {
         "token" => CredentialKind::Token,
         "api_key" => CredentialKind::ApiKey,
+        "exchanged" => CredentialKind::Exchanged,
         _ => return Err(damaged("a credential's kind")),
     };
     Ok(CredentialRecord {

@@ -6,6 +6,7 @@
 
 mod audit;
 mod credentials;
+mod elevations;
 mod error;
 mod events;
 mod lineage;

@@ -31,6 +31,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         name: "step_tokens",
         sql: include_str!("migrations/0005_step_tokens.sql"),
     },
+    Migration { number: 6, name: "elevation", sql: include_str!("migrations/0006_elevation.sql") },
 ];
 
 fn checksum(sql: &str) -> String {

@@ -27,6 +27,18 @@ pub struct Caller {
     pub header: Option<(&'static str, String)>,
 }
 
+impl Caller {
+    /// Whether it holds a permission, by itself or by a wildcard.
+    pub fn holds(&self, permission: &str) -> bool {
+        self.permissions.iter().any(|held| {
+            held == "*" || held == permission || {
+                let resource = permission.rsplit_once(':').map_or("", |(resource, _)| resource);
+                held.strip_suffix(":*") == Some(resource)
+            }
+        })
+    }
+}
+
 fn bearer(token: &str) -> (&'static str, String) {
     ("authorization", format!("Bearer {token}"))
 }

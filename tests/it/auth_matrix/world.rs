@@ -16,7 +16,7 @@ use super::{
     callers::{Caller, Kind},
     written,
 };
-use crate::harness::{self, Server, Setup};
+use crate::harness::{self, Server, Setup, credentials::Token};
 
 const NAMESPACE: &str = "shop";
 const TEMPLATE: &str = "name: matrix\nnamespace_name: shop\nversion: 1.0.0\nsteps:\n  - name: only\n    handler: {callable: work}\n";
@@ -47,7 +47,23 @@ pub struct World {
     /// A minted token's prefix, and an API key's id in the namespace.
     token: String,
     key: String,
+    /// Somebody's request for more rights, which nobody has decided.
+    elevation: String,
     fresh: AtomicU64,
+}
+
+/// Somebody asks for `tasks:read` for a while; answers the request's id.
+async fn asked(server: &Server, subject: &str) -> String {
+    let token = Token::new(subject, &["steps:read"]).sign();
+    let request = pb::RequestElevationRequest {
+        permissions: vec!["tasks:read".into()],
+        namespace: NAMESPACE.into(),
+        seconds: 60,
+        reason: "matrix".into(),
+    };
+    let client = server.client(Auth::Bearer(token)).await;
+    let asked = client.auth_admin().request_elevation(request).await.unwrap().into_inner();
+    asked.elevation.unwrap().id
 }
 
 impl World {
@@ -88,12 +104,14 @@ impl World {
             lease: String::new(),
             token: String::new(),
             key: String::new(),
+            elevation: String::new(),
             fresh: AtomicU64::new(0),
         };
         (world.task, world.step) = world.fresh_task().await;
         world.lease = lease(&world.root).await;
         world.token = world.used_token().await;
         world.key = world.fresh_key().await;
+        world.elevation = asked(&world.server, "asker").await;
         world.set_job(JOB).await;
         world.set_rule(RULE).await;
         world
@@ -174,6 +192,7 @@ impl World {
             "/v1/api-keys?page_size=500",
             "/v1/jobs?page_size=500",
             "/v1/rules?page_size=500",
+            "/v1/auth/elevations",
         ] {
             let answer = self.server.rest(reqwest::Method::GET, path).send().await.unwrap();
             assert_eq!(answer.status(), 200);
@@ -245,6 +264,9 @@ impl World {
         if let Some(request) = self.scheduled(method, succeeds).await {
             return request;
         }
+        if let Some(request) = self.lent(method, caller, succeeds).await {
+            return request;
+        }
         match method {
             "CreateTask" => json!({"namespace": NAMESPACE, "name": "matrix"}),
             "GetTask" | "WatchTask" | "GetTaskContext" | "ListSteps" | "CancelTask" => {
@@ -274,16 +296,43 @@ impl World {
             "SearchAudit" => json!({"namespace": NAMESPACE}),
             // What was before: else it has nothing to say.
             "StreamAudit" => json!({"after_seq": "0"}),
-            "Introspect" => json!({"token": "garbage"}),
-            "Check" => json!({"token": "garbage", "permission": "tasks:read"}),
-            "CheckBatch" => {
-                json!({"token": "garbage", "questions": [{"permission": "tasks:read"}]})
-            }
             "CanI" => json!({"actions": [{"permission": "tasks:create"}]}),
             "WhoCan" => json!({"permission": "tasks:create", "namespace": NAMESPACE}),
             "ExplainDecision" => json!({"request_id": self.own_decision(caller).await}),
             _ => json!({}),
         }
+    }
+
+    /// The requests about what others' credentials are worth, and about rights
+    /// that are traded or lent; none for other methods.
+    async fn lent(&self, method: &str, caller: &Caller, succeeds: bool) -> Option<Value> {
+        Some(match method {
+            "Introspect" => json!({"token": "garbage"}),
+            "Check" => json!({"token": "garbage", "permission": "tasks:read"}),
+            "CheckBatch" => {
+                json!({"token": "garbage", "questions": [{"permission": "tasks:read"}]})
+            }
+            "ExchangeToken" => {
+                let held = caller.permissions.iter();
+                let held = held.map(|name| if name == "*" { "tasks:list" } else { name });
+                json!({
+                    "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+                    "scope": held.collect::<Vec<_>>().join(" "),
+                })
+            }
+            "RequestElevation" => json!({
+                "permissions": ["tasks:read"], "namespace": NAMESPACE, "seconds": 60,
+                "reason": "matrix",
+            }),
+            "ApproveElevation" | "DenyElevation" | "RevokeElevation" if succeeds => {
+                let number = self.fresh.fetch_add(1, Ordering::Relaxed);
+                json!({"id": asked(&self.server, &format!("asker-{number}")).await})
+            }
+            "ApproveElevation" | "DenyElevation" | "RevokeElevation" => {
+                json!({"id": self.elevation})
+            }
+            _ => return None,
+        })
     }
 
     /// The id of a call that the caller made; of none for a stranger.

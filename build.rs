@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut files: Vec<PathBuf> = fs::read_dir(protos.join("bailiwick/v1"))?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()?;
+    files.push(protos.join("envoy/service/auth/v3/external_auth.proto"));
     files.sort();
     let mut compiler = protox::Compiler::new([&protos])?;
     compiler.include_imports(true);
@@ -45,7 +46,11 @@ fn implementations(
     method: &MethodDescriptor,
     rule: &DynamicMessage,
 ) -> Result<String, Box<dyn Error>> {
-    let request = format!("crate::pb::v1::{}", method.input().name());
+    let package = match method.parent_service().package_name() {
+        "bailiwick.v1" => "v1".to_owned(),
+        other => other.replace('.', "::"),
+    };
+    let request = format!("crate::pb::{package}::{}", method.input().name());
     let mut code = format!("// {}\n", method.full_name());
     let object = object_getter(method, rule);
     let kind = if object == "\"\"" { "&'static str" } else { "&str" };

@@ -14,6 +14,8 @@ const WORKER_PROCESS: &str = "bailiwick/v1/worker_process_service.proto";
 const HEALTH: &str = "bailiwick/v1/health_service.proto";
 const REASON: &str = "bailiwick/v1/reason.proto";
 const ACCESS: &str = "bailiwick/access/v1/access.proto";
+/// What Envoy asks of the server, in Envoy's own package.
+const ENVOY: &str = "envoy/service/auth/v3/external_auth.proto";
 const ERROR_DETAILS: &str = "google/rpc/error_details.proto";
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -25,6 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .collect::<Result<_, _>>()?;
     files.sort();
     files.push(protos.join(ACCESS));
+    files.push(protos.join(ENVOY));
     // Reflection serves it, so that grpcurl prints the details of errors.
     files.push(protos.join(ERROR_DETAILS));
 

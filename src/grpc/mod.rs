@@ -10,6 +10,7 @@ mod audit_service;
 mod auth_admin_service;
 mod call;
 mod convert;
+mod ext_authz;
 mod health_service;
 mod readiness;
 mod routes;

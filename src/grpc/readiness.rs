@@ -13,7 +13,7 @@ use crate::{
     access::{Kind, Reason, Refusal},
     admin::Admin,
     engine::Engine,
-    pb::v1 as pb,
+    pb::{envoy::service::auth::v3::authorization_server::AuthorizationServer, v1 as pb},
 };
 
 pub use crate::engine::Health;
@@ -31,7 +31,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The full names of the services that `grpc.health.v1` knows.
-pub const SERVICES: [&str; 10] = [
+pub const SERVICES: [&str; 11] = [
     <pb::task_service_server::TaskServiceServer<()> as NamedService>::NAME,
     <pb::step_service_server::StepServiceServer<()> as NamedService>::NAME,
     <pb::template_service_server::TemplateServiceServer<()> as NamedService>::NAME,
@@ -42,6 +42,7 @@ pub const SERVICES: [&str; 10] = [
     <pb::auth_admin_service_server::AuthAdminServiceServer<()> as NamedService>::NAME,
     <pb::system_service_server::SystemServiceServer<()> as NamedService>::NAME,
     <pb::health_service_server::HealthServiceServer<()> as NamedService>::NAME,
+    <AuthorizationServer<()> as NamedService>::NAME,
 ];
 
 /// The same of what a worker process serves.

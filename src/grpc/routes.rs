@@ -11,6 +11,7 @@ use super::{
     access_service::AccessService,
     audit_service::AuditService,
     auth_admin_service::AuthAdminService,
+    ext_authz::ExtAuthz,
     health_service::HealthService,
     readiness::Readiness,
     schedule_service::ScheduleService,
@@ -31,6 +32,7 @@ use crate::{
     engine::Engine,
     pb::{
         self,
+        envoy::service::auth::v3::authorization_server::AuthorizationServer,
         v1::{
             access_service_server::AccessServiceServer, audit_service_server::AuditServiceServer,
             auth_admin_service_server::AuthAdminServiceServer,
@@ -148,7 +150,12 @@ pub fn routes(parts: Parts) -> Result<Rendered<Routes>, tonic_reflection::server
         .add_service(limited!(
             body_bytes,
             AccessServiceServer,
-            AccessService::new(opens, declared, explainer, gate.clone())
+            AccessService::new(opens, declared.clone(), explainer, gate.clone())
+        ))
+        .add_service(limited!(
+            body_bytes,
+            AuthorizationServer,
+            ExtAuthz::new(gate.clone(), declared)
         ))
         .add_service(limited!(
             body_bytes,

@@ -44,6 +44,8 @@ mod exchange;
 #[cfg(test)]
 mod explain;
 #[cfg(test)]
+mod ext_authz;
+#[cfg(test)]
 mod flows;
 #[cfg(test)]
 mod gate_attack;

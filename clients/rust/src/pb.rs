@@ -31,6 +31,16 @@ pub mod bailiwick {
     }
 }
 
+pub mod envoy {
+    pub mod service {
+        pub mod auth {
+            pub mod v3 {
+                tonic::include_proto!("envoy.service.auth.v3");
+            }
+        }
+    }
+}
+
 pub mod google {
     pub mod api {
         tonic::include_proto!("google.api");

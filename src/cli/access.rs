@@ -187,6 +187,18 @@ fn split(mut words: Vec<String>) -> (Vec<String>, Option<String>) {
     (words, place)
 }
 
+/// Permissions and a namespace, as words or by its flag.
+pub(super) fn actions(
+    words: Vec<String>,
+    namespace: Option<String>,
+) -> Result<(Vec<String>, Option<String>)> {
+    let (permissions, place) = split(words);
+    match (namespace, place) {
+        (Some(_), Some(_)) => Err(Error::Usage("the namespace is given twice".to_owned())),
+        (namespace, place) => Ok((permissions, namespace.or(place))),
+    }
+}
+
 /// Asks whether the caller may do something.
 pub(super) async fn can_i(
     words: Vec<String>,
@@ -202,13 +214,7 @@ pub(super) async fn can_i(
         namespace: Option<String>,
         allowed: bool,
     }
-    let (permissions, place) = split(words);
-    let namespace = match (namespace, place) {
-        (Some(_), Some(_)) => {
-            return Err(Error::Usage("the namespace is given twice".to_owned()));
-        }
-        (namespace, place) => namespace.or(place),
-    };
+    let (permissions, namespace) = actions(words, namespace)?;
     let client = connection.client().await?;
     let action = |permission| pb::Action { permission, namespace: namespace.clone() };
     let actions = permissions.into_iter().map(action).collect();

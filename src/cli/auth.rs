@@ -15,8 +15,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use super::{
-    Connection, Error, Format, Result, access, api_keys, certs, credentials, output, replay, scan,
-    signing_keys, view,
+    Connection, Error, Format, Result, access, api_keys, certs, credentials, elevation, introspect,
+    output, replay, scan, signing_keys, view,
 };
 use crate::{
     authn::{
@@ -167,6 +167,54 @@ pub(super) enum Command {
         #[arg(value_name = "REQUEST_ID")]
         request_id: String,
     },
+    /// Say what a credential is worth; exit 1 when it does not count; needs
+    /// tokens:introspect everywhere
+    #[command(
+        after_help = "The credential is read from a file or from standard input, never from an argument;\n--token-file and its like are for your own.\n\nExamples:\n  bailiwick auth introspect --credential-file shown\n  pass show shop/ci | bailiwick auth introspect --format json"
+    )]
+    Introspect(introspect::Shown),
+    /// Ask whether a credential may do something; exit 1 when not; needs
+    /// tokens:introspect everywhere
+    #[command(
+        after_help = "The credential is read from a file or from standard input, never from an argument;\n--token-file and its like are for your own.\n\nExamples:\n  bailiwick auth check tasks:create shop --credential-file shown\n  pass show shop/ci | bailiwick auth check bundles:read bundles:write shop"
+    )]
+    Check(introspect::Check),
+    /// Trade your credential for a token that holds less and ends sooner, and
+    /// print it, once
+    #[command(
+        after_help = "It ends with the credential that it came from.\n\nExamples:\n  bailiwick auth exchange --scope tasks:read --namespaces shop --expires-in 5m\n  bailiwick auth exchange --scope tasks:create,tasks:read --format json"
+    )]
+    Exchange(introspect::Exchange),
+    /// Ask for more rights for a while, and print the request's id
+    #[command(
+        after_help = "They hold once somebody else approves, for all calls of yours, and end by themselves.\n\nExamples:\n  bailiwick auth elevate steps:resolve shop --for 30m --reason 'orders are stuck'\n  bailiwick auth elevate tasks:read steps:read shop. --for 1h --reason 'INC-1042'"
+    )]
+    Elevate(elevation::Elevate),
+    /// Approve somebody else's request for more rights
+    #[command(
+        after_help = "Who holds all of it in the whole namespace and has api_keys:admin there, or root, may.\n\nExamples:\n  bailiwick auth elevations --state pending\n  bailiwick auth approve 9f3c1a7be2045d68"
+    )]
+    Approve {
+        /// The request's id
+        id: String,
+    },
+    /// Refuse somebody else's request for more rights
+    #[command(after_help = "Examples:\n  bailiwick auth deny 9f3c1a7be2045d68")]
+    Deny {
+        /// The request's id
+        id: String,
+    },
+    /// End more rights at once, or take a request back
+    #[command(after_help = "Examples:\n  bailiwick auth revoke-elevation 9f3c1a7be2045d68")]
+    RevokeElevation {
+        /// The request's id
+        id: String,
+    },
+    /// List requests for more rights: yours, and those you could decide about
+    #[command(
+        after_help = "Examples:\n  bailiwick auth elevations\n  bailiwick auth elevations --state active --format json"
+    )]
+    Elevations(elevation::List),
 }
 
 #[derive(Args, Debug)]
@@ -289,6 +337,14 @@ pub(super) async fn run(
         Command::WhyDenied { request_id } => {
             access::why_denied(request_id, connection, format).await
         }
+        Command::Introspect(shown) => introspect::introspect(shown, connection, format).await,
+        Command::Check(args) => introspect::check(args, connection, format).await,
+        Command::Exchange(args) => introspect::exchange(args, connection, format).await,
+        Command::Elevate(args) => elevation::elevate(args, connection, format).await,
+        Command::Approve { id } => elevation::approve(id, connection, format).await,
+        Command::Deny { id } => elevation::deny(id, connection, format).await,
+        Command::RevokeElevation { id } => elevation::revoke(id, connection, format).await,
+        Command::Elevations(args) => elevation::list(args, connection, format).await,
     }
 }
 

@@ -256,6 +256,8 @@ struct Token {
     idle_seconds: Option<u32>,
     permission_uses: Vec<PermissionUse>,
     unused_permissions: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exchanged_by: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -312,6 +314,7 @@ impl From<pb::Token> for Token {
             idle_seconds: token.idle_seconds,
             permission_uses: uses(token.permission_uses),
             unused_permissions: token.unused_permissions,
+            exchanged_by: token.exchanged_by,
         }
     }
 }
@@ -363,7 +366,8 @@ fn show(tokens: Vec<Token>) -> Result {
         .into_iter()
         .map(|token| {
             let unused = unused(&token.unused_permissions, &token.permission_uses);
-            let label = [token.name, token.created_at].into_iter().flatten();
+            let traded = token.exchanged_by.map(|who| format!("exchanged by {who}"));
+            let label = [token.name.or(traded), token.created_at].into_iter().flatten();
             let uses = match (token.uses, token.max_uses) {
                 (uses, Some(most)) => format!("{}/{most}", uses.unwrap_or_default()),
                 (Some(uses), None) => uses.to_string(),

@@ -3,6 +3,7 @@
 mod auth;
 mod credentials;
 mod help;
+mod lending;
 mod refusals;
 mod schedule;
 mod tokens;

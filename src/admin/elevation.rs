@@ -28,6 +28,8 @@ const PERMISSIONS_MAX: usize = 20;
 const OPEN_MAX: usize = 10;
 /// How many there are at once in all.
 const ALL_MAX: usize = 10_000;
+/// How many of somebody are kept, those that are over among them.
+const KEPT_MAX: usize = 100;
 /// The longest reason, in bytes.
 const REASON_BYTES_MAX: usize = 500;
 /// How long a request waits for a decision.
@@ -99,15 +101,23 @@ impl Elevating {
     /// Asks for more rights.
     pub async fn request(&self, caller: &Caller, wish: Wish) -> Result<Elevation> {
         let principal = caller.lasting();
-        may_ask(principal)?;
+        self.may_ask(principal)?;
         let permissions = self.check(&wish)?;
         let mut all = self.all.lock().await;
         caller.still_valid()?;
         let now = self.clock.now();
         let open = all.values().filter(|one| is_open(one));
-        let own = open.clone().filter(|one| one.requester == principal.identity).count();
-        if own >= OPEN_MAX || open.count() >= ALL_MAX {
-            let message = format!("There are {OPEN_MAX} open requests of yours at most");
+        let own = |one: &&Elevation| one.requester == principal.identity;
+        let too_many = if open.clone().filter(own).count() >= OPEN_MAX {
+            Some(format!("There are {OPEN_MAX} open requests of yours at most"))
+        } else if open.count() >= ALL_MAX {
+            Some(format!("There are {ALL_MAX} open requests at most"))
+        } else if all.values().filter(own).count() >= KEPT_MAX {
+            Some(format!("You asked {KEPT_MAX} times within {SHOWN_FOR_DAYS} days"))
+        } else {
+            None
+        };
+        if let Some(message) = too_many {
             return Err(Refusal::new(Kind::TooMany, Reason::RateLimited, message).into());
         }
         let id: u64 = rand::rng().random();
@@ -158,13 +168,19 @@ impl Elevating {
         if one.state != ElevationState::Pending {
             return Err(state(one.state));
         }
+        if one.requested_at.plus(DECIDE_WITHIN) <= now {
+            return Err(state(ElevationState::Expired));
+        }
         let mut moved = one.clone();
         moved.decided_by = Some(principal.identity.clone());
         moved.decided_at = Some(now);
         match decision {
             Decision::Approve => {
+                self.may_lend(principal)?;
                 moved.state = ElevationState::Active;
-                moved.until = Some(now.plus(Duration::from_secs(moved.seconds.into())));
+                // Nobody lends for longer than it has something itself.
+                let until = now.plus(Duration::from_secs(moved.seconds.into()));
+                moved.until = Some(principal.not_after.map_or(until, |end| end.min(until)));
             }
             Decision::Deny => {
                 moved.state = ElevationState::Denied;
@@ -203,8 +219,9 @@ impl Elevating {
         let (from, now) = (one.state, self.clock.now());
         let moved =
             Elevation { state: ElevationState::Revoked, ended_at: Some(now), ..one.clone() };
-        self.keep(&mut all, from, &moved, &stamp(caller), now).await?;
+        // Whatever becomes of it on disk, it is over.
         self.raised.end(&moved);
+        self.keep(&mut all, from, &moved, &stamp(caller), now).await?;
         tracing::info!(elevation = &*moved.id, by = %identity, "elevation revoked");
         Ok(moved)
     }
@@ -227,13 +244,15 @@ impl Elevating {
             ElevationState::Denied | ElevationState::Revoked | ElevationState::Expired => false,
         };
         let over: Vec<Elevation> = all.values().filter(over).cloned().collect();
+        let mut done = Ok(());
         for one in over {
             let moved =
                 Elevation { state: ElevationState::Expired, ended_at: Some(now), ..one.clone() };
             self.raised.end(&moved);
-            self.keep(&mut all, one.state, &moved, &Stamp::system(), now).await?;
+            // One that cannot be noted does not hold up the others.
+            done = self.keep(&mut all, one.state, &moved, &Stamp::system(), now).await.and(done);
         }
-        Ok(())
+        done
     }
 
     async fn keep(
@@ -333,8 +352,52 @@ impl Elevating {
         Ok(())
     }
 
-    /// Whether one stands behind both: the same identity or subject, or one
-    /// made the other's credential. Root may have made everybody's.
+    /// What is bound to places or to a number of uses would be so no longer.
+    fn may_lend(&self, principal: &Principal) -> Result<()> {
+        let bound = self
+            .issued
+            .get(&principal.credential_id)
+            .is_some_and(|issue| issue.record.max_uses.is_some() || issue.network_limits() > 0);
+        if bound {
+            let message = "A credential that is bound to networks or to a number of uses lends \
+                           nothing";
+            return Err(forbidden(message));
+        }
+        Ok(())
+    }
+
+    fn may_ask(&self, principal: &Principal) -> Result<()> {
+        let traded = self.issued.get(&principal.credential_id);
+        let traded = traded.is_some_and(|issue| issue.exchanged_by().is_some());
+        match principal.identity.source {
+            Source::Config
+            | Source::Idp
+            | Source::Database
+            | Source::File
+            | Source::Certificate
+                if !traded =>
+            {
+                Ok(())
+            }
+            Source::Config
+            | Source::Idp
+            | Source::Database
+            | Source::File
+            | Source::Certificate
+            | Source::Line
+            | Source::Agent
+            | Source::Lease
+            | Source::Session
+            | Source::Disabled => {
+                let message = "A credential of this kind gets no more rights";
+                Err(Refusal::new(Kind::Invalid, Reason::CredentialState, message).into())
+            }
+        }
+    }
+
+    /// Whether one stands behind both: the same identity or subject, one made
+    /// the other's credential, or somebody made both. Root may have made
+    /// everybody's, and is a key of the configuration or of the token file.
     fn is_same(&self, principal: &Principal, one: &Elevation) -> bool {
         let (identity, requester) = (&principal.identity, &one.requester);
         let named = |identity: &Identity| {
@@ -342,13 +405,17 @@ impl Elevating {
         };
         let same_name =
             named(identity) && named(requester) && identity.subject == requester.subject;
-        let made = |maker: &Identity, credential: &str| {
-            self.makers(credential).iter().any(|known| known == maker)
+        let theirs = self.makers(&one.requested_with);
+        let own = self.makers(&principal.credential_id);
+        let rooted = |maker: &Identity| {
+            matches!(maker.source, Source::Config | Source::File | Source::Disabled)
         };
+        let shared = own.iter().any(|maker| !rooted(maker) && theirs.contains(maker));
         identity == requester
             || same_name
-            || made(requester, &principal.credential_id)
-            || (!principal.is_root() && made(identity, &one.requested_with))
+            || shared
+            || own.contains(requester)
+            || (!principal.is_root() && theirs.contains(identity))
     }
 
     /// Who made a credential of ours, and who made the one that it was made
@@ -371,18 +438,6 @@ impl Elevating {
 
 fn is_open(one: &Elevation) -> bool {
     matches!(one.state, ElevationState::Pending | ElevationState::Active)
-}
-
-fn may_ask(principal: &Principal) -> Result<()> {
-    match principal.identity.source {
-        Source::Config | Source::Idp | Source::Database | Source::File | Source::Certificate => {
-            Ok(())
-        }
-        Source::Line | Source::Agent | Source::Lease | Source::Session | Source::Disabled => {
-            let message = "A credential of this kind gets no more rights";
-            Err(Refusal::new(Kind::Invalid, Reason::CredentialState, message).into())
-        }
-    }
 }
 
 fn stamp(caller: &Caller) -> Stamp {

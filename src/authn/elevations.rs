@@ -16,13 +16,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Authenticator, Session};
 use crate::domain::{
-    Grant, Permission, Principal, Timestamp, elevation::Elevation, principal::Identity,
+    Grant, Permission, Principal, Timestamp,
+    elevation::Elevation,
+    principal::{Identity, Source},
 };
 
 /// One that was approved.
 #[derive(Clone, Debug)]
 struct Raised {
     id: Arc<str>,
+    /// The public id of the credential that asked.
+    with: Arc<str>,
     grant: Grant,
     until: Timestamp,
     ended: CancellationToken,
@@ -42,6 +46,7 @@ impl Elevations {
         let Some(until) = elevation.until else { return };
         let raised = Raised {
             id: Arc::clone(&elevation.id),
+            with: Arc::clone(&elevation.requested_with),
             grant: elevation.grant(),
             until,
             ended: CancellationToken::new(),
@@ -76,8 +81,13 @@ impl Elevations {
             return Vec::new();
         }
         let all = self.by_identity.read().unwrap_or_else(PoisonError::into_inner);
+        // Keys of the configuration can share a name.
+        let its = |raised: &Raised| {
+            base.identity.source != Source::Config || raised.with == base.credential_id
+        };
         let helps = |raised: &&Raised| {
             now < raised.until
+                && its(raised)
                 && wanted.is_none_or(|permission| {
                     raised.grant.permissions.contains(permission)
                         && !base.scope_of(permission).covers(&raised.grant.scope)

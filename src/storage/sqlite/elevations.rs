@@ -45,7 +45,7 @@ fn names(elevation: &Elevation) -> Vec<&'static str> {
     elevation.permissions.iter().map(|permission| permission.name()).collect()
 }
 
-/// The record of a change, without the reason that the requester gives. Where
+/// The record of a change, that of a request with its reason. Where
 /// nobody has decided, its place is the requester's own chain, as nobody fills
 /// another's (SE-44); a decision, and the end of what was approved, stand where
 /// the rights hold.
@@ -63,6 +63,7 @@ fn record(
         "namespace": namespace,
         "seconds": seconds,
         "until": until.map(Timestamp::seconds),
+        "reason": (*state == ElevationState::Pending).then_some(&elevation.reason),
     });
     if let Some(detail) = detail.as_object_mut() {
         detail.retain(|_, value| !value.is_null());

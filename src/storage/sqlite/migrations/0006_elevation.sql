@@ -14,3 +14,4 @@ CREATE TABLE elevation (
     until          INTEGER,
     ended_at       INTEGER
 ) WITHOUT ROWID;
+CREATE INDEX elevation_ended ON elevation (ended_at) WHERE ended_at IS NOT NULL;

@@ -447,7 +447,8 @@ impl Issued {
 
     fn put(&self, index: &mut Index, record: CredentialRecord) {
         let grant = self.grant(index, &record);
-        let not_after = lineage(index, &record).filter_map(|record| record.expires_at).min();
+        let lines = lineage(index, &record).filter_map(|record| record.expires_at);
+        let not_after = lines.chain(traded::end_of_parent(index, &record)).min();
         let principal = Principal {
             identity: Identity {
                 source: self.source(record.kind),

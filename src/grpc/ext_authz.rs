@@ -55,7 +55,7 @@ impl ExtAuthz {
             let message = "The proxy's route names no valid namespace";
             Refusal::new(Kind::Forbidden, Reason::PermissionMissing, message)
         })?;
-        let headers = credentials(request);
+        let headers = credentials(request).ok_or_else(|| bad("a header cannot be read"))?;
         let token = self.gate.shown_in(&headers).map_err(Refusal::unauthenticated)?;
         let source = attributes.source.as_ref().and_then(|peer| peer.address.as_ref());
         let client = source.and_then(|address| match address.address.as_ref()? {
@@ -104,15 +104,15 @@ fn bad(message: &str) -> Refusal {
 
 /// The headers of the request that may hold a credential. Names that differ in
 /// case alone are one name, so that nothing hides behind another.
-fn credentials(request: &envoy::attribute_context::HttpRequest) -> HeaderMap {
+fn credentials(request: &envoy::attribute_context::HttpRequest) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     for (name, value) in &request.headers {
-        let name = HeaderName::from_bytes(name.as_bytes());
-        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
-            headers.append(name, value);
-        }
+        // Pseudo-headers as `:path` are none.
+        let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
+        // One that is left out would let another credential count (SE-14).
+        headers.append(name, HeaderValue::from_bytes(value.as_bytes()).ok()?);
     }
-    headers
+    Some(headers)
 }
 
 /// Whether a path means one thing to everybody: no empty part but the last, no

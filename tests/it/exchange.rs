@@ -166,6 +166,19 @@ async fn se_39_an_exchanged_token_ends_with_what_it_came_from() {
 }
 
 #[tokio::test]
+async fn se_39_rotation_ends_what_the_former_token_was_traded_for() {
+    let server = server().await;
+    let (token, prefix) = mint(&server, json!({"scopes": "tasks:list"})).await;
+    let traded = secret(&exchange(&server, &token, json!({})).await);
+    assert_eq!(lists(&server, &traded).await, 200);
+    let rotate = format!("{TOKENS}/{prefix}/rotate");
+    let (status, new) = server.as_root("POST", &rotate, Some(json!({}))).await;
+    assert!(matches!(status, 200 | 201), "{new}");
+    assert_eq!(lists(&server, &token).await, 401);
+    assert_eq!(lists(&server, &traded).await, 401);
+}
+
+#[tokio::test]
 async fn se_47_a_recall_ends_what_a_jwt_was_traded_for() {
     let server = server().await;
     let jwt = Token::new("alice", &["tasks:*"]).claim("exp", (credentials::now() + 90).into());

@@ -153,6 +153,18 @@ async fn se_42_who_may_not_is_told_so() {
 }
 
 #[tokio::test]
+async fn se_14_a_bearer_that_cannot_be_read_is_no_leave_for_another_credential() {
+    let server = server("").await;
+    for bearer in ["Bearer \u{e9}", "Bearer a\u{1}b"] {
+        let key = ("x-api-key", ROOT_KEY.to_owned());
+        let headers = vec![("authorization", bearer.to_owned()), key];
+        let shown = Shown { headers, ..Shown::bearer("") };
+        let answer = check(&server, &shown).await;
+        assert_ne!(answer.status.unwrap().code, 0, "{bearer:?}");
+    }
+}
+
+#[tokio::test]
 async fn se_42_paths_that_are_not_normal_go_nowhere() {
     let server = server("").await;
     let good = Token::new("alice", &["bundles:read"]).within(&["shop"]).sign();

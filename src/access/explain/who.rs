@@ -102,8 +102,7 @@ impl Explainer {
             let Principal { identity, credential_id, .. } = &*bearer.principal;
             identity.to_string() == text || **credential_id == *text
         });
-        let named =
-            named.map(|bearer| Subject { principal: bearer.principal, last_seen_at: None });
+        let named = named.map(|bearer| Subject { principal: bearer.principal, last_seen_at: None });
         let found = match named {
             Some(subject) => Some(subject),
             None => self.seen(text).await?,

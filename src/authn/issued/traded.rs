@@ -58,6 +58,14 @@ impl Issued {
     }
 }
 
+/// When the very credential ends that a traded token came from, whatever
+/// succeeds it.
+pub(super) fn end_of_parent(index: &Index, record: &CredentialRecord) -> Option<Timestamp> {
+    let exchanged = record.kind == CredentialKind::Exchanged;
+    let parent = record.parent.as_ref().filter(|_| exchanged)?;
+    index.by_id.get(parent)?.session.principal.not_after
+}
+
 /// Whether a traded token hangs on a credential that was taken back or is gone.
 pub(super) fn lost_parent(index: &Index, record: &CredentialRecord) -> bool {
     let exchanged = record.kind == CredentialKind::Exchanged;

@@ -175,7 +175,7 @@ pub(super) async fn why_denied(
     if format == Format::Json {
         return output::json(&told);
     }
-    output::line(&told.summary)?;
+    output::line(output::word(&told.summary))?;
     output::line("")?;
     output::table(&["", ""], &told.rows())
 }
@@ -313,7 +313,7 @@ pub(super) async fn who_can(
         output::note(format!("and {left_out} more"));
     }
     if !roles.is_empty() {
-        output::line(format!("\nroles that hold it: {}", roles.join(", ")))?;
+        output::line(format!("\nroles that hold it: {}", output::word(&roles.join(", "))))?;
     }
     Ok(())
 }

@@ -550,7 +550,8 @@ async fn whoami(connection: &Connection, format: Format) -> Result {
         return output::json(&identity);
     }
     let root = if identity.root { ", root" } else { "" };
-    output::line(format!("{} ({}, {}{root})", identity.subject, identity.source, identity.method))?;
+    let view::Identity { subject, source, method, .. } = &identity;
+    output::line(format!("{} ({source}, {method}{root})", output::word(subject)))?;
     if let Some(end) = &identity.expires_at {
         output::line(format!("until {end}"))?;
     }

@@ -174,6 +174,7 @@ pub(super) async fn tighten(args: Tighten, connection: &Connection, format: Form
     let pb::TightenTokenResponse { token, scopes, dropped } = answer;
     let tightened = Tightened { token: token.map(Minted::from), scopes, dropped };
     let (kept, dropped) = (tightened.scopes.join(","), tightened.dropped.join(","));
+    let (kept, dropped) = (output::word(&kept), output::word(&dropped));
     match (&tightened.token, format) {
         (Some(minted), _) => {
             output::note(format!("kept {kept}; dropped {dropped}"));

@@ -170,7 +170,7 @@ fn show(step: Option<pb::Step>, format: Format) -> Result {
         Format::Table => {
             rows(std::slice::from_ref(&step))?;
             if let Some(error) = &step.last_error {
-                output::line(format!("last error: {error}"))?;
+                output::line(format!("last error: {}", output::word(error)))?;
             }
             step.result.as_ref().map_or(Ok(()), output::json)
         }
@@ -186,7 +186,7 @@ pub(super) fn rows(steps: &[view::Step]) -> Result {
                 step.handler.clone(),
                 format!("{}/{}", step.attempts, step.max_attempts),
                 step.step_uuid.clone(),
-                output::state(step.state),
+                step.state.to_owned(),
             ]
         })
         .collect();

@@ -184,7 +184,7 @@ fn rows(tasks: &[view::Task]) -> Result {
                 format!("{}/{}@{}", task.namespace, task.name, task.version),
                 format!("{}/{}", task.steps.complete, task.steps.total),
                 task.created_at.clone().unwrap_or_default(),
-                output::state(task.state),
+                task.state.to_owned(),
             ]
         })
         .collect();
@@ -326,7 +326,8 @@ pub(super) fn show_event(event: &view::Event) -> Result {
     let time = event.time.as_deref().map(clock).unwrap_or_default();
     if let Some(snapshot) = &event.snapshot {
         if let Some(task) = &snapshot.task {
-            output::line(format!("{time}  task {:<24} {}", task.name, output::state(task.state)))?;
+            let name = output::word(&task.name);
+            output::line_of_state(&format!("{time}  task {name:<24} "), task.state, "")?;
         }
         for step in &snapshot.steps {
             show_step(time, step)?;
@@ -336,7 +337,7 @@ pub(super) fn show_event(event: &view::Event) -> Result {
         show_step(time, step)?;
     }
     if let Some(task) = &event.task {
-        output::line(format!("{time}  task {:<24} {}", "", output::state(task.state)))?;
+        output::line_of_state(&format!("{time}  task {:<24} ", ""), task.state, "")?;
     }
     Ok(())
 }
@@ -354,7 +355,8 @@ fn show_step(time: &str, step: &view::StepChanged) -> Result {
         0 | 1 => String::new(),
         attempts => format!("  (attempt {attempts})"),
     };
-    output::line(format!("{time}  {mark} {:<27} {}{attempt}", step.name, output::state(step.state)))
+    let name = output::word(&step.name);
+    output::line_of_state(&format!("{time}  {mark} {name:<27} "), step.state, &attempt)
 }
 
 #[cfg(test)]

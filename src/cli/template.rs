@@ -152,7 +152,8 @@ fn faults(path: &Path, error: bailiwick_client::Error) -> Error {
 fn finding(path: &Path, finding: &view::Finding) -> String {
     let view::Finding { message, line, column, path: field } = finding;
     let place = if field.is_empty() { String::new() } else { format!("{field}: ") };
-    format!("{}:{line}:{column}: {place}{message}", path.display())
+    let text = format!("{}:{line}:{column}: {place}{message}", path.display());
+    output::word(&text).into_owned()
 }
 
 async fn validate(files: &[PathBuf], connection: &Connection, format: Format) -> Result {

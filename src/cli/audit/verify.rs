@@ -71,7 +71,11 @@ pub(super) fn verify(args: &Verify, format: Format) -> Result {
     match verify_lines(input, &key, expected.as_ref()) {
         Ok(summary) => show(&summary, expected.as_ref(), format),
         Err(Fault::Io(error)) => Err(unread(&error)),
-        Err(Fault::Fault(fault)) => Err(Error::Failed(format!("{}: {fault}", path.display()))),
+        Err(Fault::Fault(fault)) => {
+            // What the file says stands in it.
+            let what = format!("{}: {fault}", path.display());
+            Err(Error::Failed(output::word(&what).into_owned()))
+        }
     }
 }
 

@@ -92,21 +92,21 @@ impl Record {
 
     fn result(&self) -> String {
         match &self.reason {
-            Some(reason) => format!("{} ({reason})", self.outcome),
+            Some(reason) => format!("{} ({})", self.outcome, output::word(reason)),
             None => self.outcome.to_owned(),
         }
     }
 
-    /// On one line.
+    /// On one line, of which nothing that a caller wrote can make two.
     pub(super) fn words(&self) -> String {
         format!(
             "{}  {}  {} {}  in {}  {}  {}",
             self.at.as_deref().unwrap_or("-"),
             self.seq,
-            self.who(),
-            self.method(),
-            self.place(),
-            self.object.as_deref().unwrap_or("-"),
+            output::quoted(self.who()),
+            output::quoted(self.method()),
+            output::quoted(self.place()),
+            self.object.as_deref().map_or_else(|| "-".into(), output::quoted),
             self.result(),
         )
     }
@@ -131,4 +131,28 @@ pub(super) fn table(records: &[Record]) -> super::Result {
         .collect();
     let headings = ["SEQ", "AT", "WHO", "WHAT", "WHERE", "OBJECT", "OUTCOME", "REQUEST"];
     output::table(&headings, &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn se_44_what_a_caller_names_makes_no_second_record_of_a_line() {
+        let forged = "-  denied\n2026-01-01T00:00:00Z  8  alice CancelTask  in shop  -";
+        let record: Record = pb::AuditRecord {
+            seq: 7,
+            chain: "shop".to_owned(),
+            rpc: "bailiwick.v1.TaskService/GetTask".to_owned(),
+            object: Some(forged.to_owned()),
+            reason: Some("NOT_FOUND\n".to_owned()),
+            ..pb::AuditRecord::default()
+        }
+        .into();
+        assert_eq!(
+            record.words(),
+            "-  7  - GetTask  in shop  \"-  denied\\n2026-01-01T00:00:00Z  8  alice CancelTask  in \
+             shop  -\"   (NOT_FOUND\\n)"
+        );
+    }
 }

@@ -152,7 +152,7 @@ pub(super) async fn run(args: Args, connection: &Connection, format: Format) -> 
     };
     if dry_run {
         if format == Format::Table {
-            plan.words.iter().try_for_each(output::line)?;
+            plan.words.iter().try_for_each(|words| output::line(output::word(words)))?;
         }
     } else {
         summary.refused = set_all(plan.records, &connection.client().await?).await?;
@@ -339,7 +339,8 @@ impl Summary {
             output::json(self)?;
         } else {
             for Refused { kind, id, reason, message } in refused {
-                output::line(format!("refused: {kind} {id}: {message} ({reason})"))?;
+                let what = format!("refused: {kind} {id}: {message} ({reason})");
+                output::line(output::word(&what))?;
             }
             let LeftOut { executed, failed, other_prefix } = left_out;
             let verb = if *dry_run { "would be set" } else { "set" };

@@ -124,7 +124,8 @@ struct Ring {
 }
 
 impl Decisions {
-    /// Keeps a decision. The last word about a call counts.
+    /// Keeps a decision. The last word about a call counts, but what was
+    /// refused stays so.
     pub(super) fn note(&self, decision: Decision) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.note(decision);
@@ -147,7 +148,9 @@ impl Inner {
     fn note(&mut self, decision: Decision) {
         let id = decision.request();
         if let Some((_, known)) = self.by_id.get_mut(&id) {
-            *known = decision;
+            if known.outcome != Outcome::Denied || decision.outcome == Outcome::Denied {
+                *known = decision;
+            }
             return;
         }
         let number = match self.numbers.get(&decision.whose().cloned()) {
@@ -298,5 +301,9 @@ mod tests {
         decisions.note(refused);
         assert_eq!(decisions.get(id(1)).unwrap().outcome, Outcome::Denied);
         assert!(decisions.get(id(2)).is_none());
+        for later in [Outcome::Allowed, Outcome::Failed] {
+            decisions.note(Decision { outcome: later, ..decision(1, &caller, 0) });
+            assert_eq!(decisions.get(id(1)).unwrap().outcome, Outcome::Denied, "it stays refused");
+        }
     }
 }

@@ -60,6 +60,8 @@ struct Call<'a> {
     rpc: &'a str,
     request: RequestId,
     peer: Option<IpAddr>,
+    /// The line connection that an instruction came by.
+    connection: Option<RequestId>,
     now: Timestamp,
 }
 
@@ -166,7 +168,8 @@ impl Gate {
         evidence: &Evidence<'_>,
         request: RequestId,
     ) -> Call<'a> {
-        Call { rpc: &method.full_name, request, peer: evidence.peer, now: self.0.clock.now() }
+        let (peer, now) = (evidence.peer, self.0.clock.now());
+        Call { rpc: &method.full_name, request, peer, connection: None, now }
     }
 
     fn known(&self, call: Call<'_>, evidence: Evidence<'_>) -> Result<Accepted, Refusal> {
@@ -498,6 +501,7 @@ impl Inner {
                 peer = call.peer.map(tracing::field::display),
                 suppressed,
                 request_id = %call.request,
+                connection = call.connection.map(tracing::field::display),
                 "permission denied"
             );
         }

@@ -91,6 +91,14 @@ pub struct Session {
 #[derive(Clone, Debug)]
 pub struct Asked(Arc<Origin>);
 
+impl Asked {
+    /// Its id, which is also the decision's.
+    #[must_use]
+    pub fn request(&self) -> RequestId {
+        self.0.request
+    }
+}
+
 impl Gate {
     /// A session by the secret that AUTH says, which may read in several ways.
     pub fn line(
@@ -151,7 +159,7 @@ impl Gate {
 
 impl super::Inner {
     fn line_call<'a>(&self, rpc: &'a str, request: RequestId, peer: IpAddr) -> Call<'a> {
-        Call { rpc, request, peer: Some(peer), now: self.clock.now() }
+        Call { rpc, request, peer: Some(peer), connection: None, now: self.clock.now() }
     }
 }
 
@@ -159,10 +167,10 @@ impl Session {
     /// The claim of an instruction's right, for one instruction: it is taken
     /// out of what the caller may call.
     pub fn instructed<I: Instruction>(&self) -> Result<Claim<I::Right>, Refusal> {
-        let call = self.call::<I>();
         let origin = self.origin::<I>();
+        let call = self.call(&origin);
         *self.asked() = Some(Asked(Arc::clone(&origin)));
-        let claim = self.caller.claimed::<I::Right>(origin).map_err(|refusal| {
+        let claim = self.caller.claimed::<I::Right>(Arc::clone(&origin)).map_err(|refusal| {
             if self.principal.holds(I::Right::PERMISSION) {
                 refusal
             } else {
@@ -187,8 +195,10 @@ impl Session {
     /// Notes that an instruction aimed outside of the caller's scope.
     pub fn outside<I: Instruction>(&self) {
         let permission = Denial::Permission(I::Right::PERMISSION);
+        let asked = self.asked().as_ref().map(|Asked(origin)| Arc::clone(origin));
+        let origin = asked.unwrap_or_else(|| self.origin::<I>());
         // The answer is the protocol's own.
-        let _ = self.gate.0.deny(self.call::<I>(), &self.principal, permission);
+        let _ = self.gate.0.deny(self.call(&origin), &self.principal, permission);
     }
 
     /// The instruction that was let in or refused last, once.
@@ -215,19 +225,21 @@ impl Session {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An instruction as the audit knows it.
+    /// An instruction as the audit knows it: each is a decision of its own.
     fn origin<I: Instruction>(&self) -> Arc<Origin> {
         let connection = self.caller.origin();
+        let request = RequestId::from_random(rand::random());
         Arc::new(Origin {
             permission: Some(I::Right::PERMISSION),
             fingerprint: connection.fingerprint.clone(),
             peer: connection.peer,
-            ..Origin::new(Arc::clone(&self.principal), I::NAME.into(), connection.request)
+            ..Origin::new(Arc::clone(&self.principal), I::NAME.into(), request)
         })
     }
 
-    fn call<I: Instruction>(&self) -> Call<'static> {
-        self.gate.0.line_call(I::NAME, self.caller.request(), self.peer)
+    fn call<'a>(&self, origin: &'a Origin) -> Call<'a> {
+        let call = self.gate.0.line_call(&origin.rpc, origin.request, self.peer);
+        Call { connection: Some(self.caller.request()), ..call }
     }
 }
 

@@ -771,3 +771,30 @@ fn zt_05_a_failed_auth_is_counted_and_told_without_the_secret() {
         assert!(text.contains(line), "{line} not in\n{text}");
     }
 }
+
+#[tokio::test]
+async fn se_41_each_instruction_is_a_decision_of_its_own() {
+    let gate = gate_with_line(config::Mode::Off, false);
+    let connection = request();
+    let session = gate.line(&["sk deploy"], connection, PEER).unwrap();
+    let mut ids = Vec::new();
+    for (outcome, reason) in [
+        (audit::Outcome::Denied, Some("permission_denied")),
+        (audit::Outcome::Allowed, None),
+        (audit::Outcome::Failed, Some("not_found")),
+    ] {
+        session.instructed::<line::Set>().unwrap();
+        session.outside::<line::Set>();
+        let asked = session.take_asked();
+        let id = asked.as_ref().unwrap().request();
+        session
+            .ended(asked, crate::access::call::Ending { outcome, reason, object: "deploy.x" })
+            .await
+            .unwrap();
+        ids.push((id, outcome));
+    }
+    for (id, outcome) in ids {
+        assert_ne!(id, connection);
+        assert_eq!(gate.0.decisions.get(id).unwrap().outcome, outcome);
+    }
+}

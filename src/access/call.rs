@@ -331,11 +331,17 @@ impl Caller {
         let now = self.clock.now();
         let object = bounded(object);
         let record = Record { outcome, reason, object, ..Record::of(&self.origin, now) };
-        let chain = match (outcome, self.origin.place()) {
-            (Outcome::Allowed | Outcome::Failed, Some(place)) => place.into(),
-            (Outcome::Allowed | Outcome::Failed | Outcome::Denied, _) => self.origin.own_chain(),
+        let own = self.origin.own_chain();
+        let draft = match (outcome, self.origin.place()) {
+            (Outcome::Allowed | Outcome::Failed, Some(place)) => {
+                // Somebody's place need not be there.
+                AuditDraft { otherwise: Some(own), ..AuditDraft::new(place.into(), &record) }
+            }
+            (Outcome::Allowed | Outcome::Failed | Outcome::Denied, _) => {
+                AuditDraft::new(own, &record)
+            }
         };
-        let kept = journal.note(AuditDraft { chain, body: record.to_json().into() }).await;
+        let kept = journal.note(draft).await;
         kept.map_err(|Lost| {
             let message =
                 "The audit cannot be written now, so the call cannot be answered; try again";

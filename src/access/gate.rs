@@ -328,7 +328,7 @@ impl Inner {
         };
         let detail = detail.as_deref().map(Detail::Object);
         let record = Record { detail, ..Record::of(&origin, call.now) };
-        journal.push(AuditDraft { chain: SERVER_CHAIN.into(), body: record.to_json().into() });
+        journal.push(AuditDraft::new(SERVER_CHAIN.into(), &record));
     }
 
     /// Looks up the lease of a step's token, at each call anew (SE-38).

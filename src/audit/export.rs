@@ -162,7 +162,7 @@ impl Walk {
             heads,
             seal: None,
             sealed: state.sealed,
-            checkpoint: checkpoint_text(state)?,
+            checkpoint: checkpoint_text(state.checkpoint.as_ref())?,
             range,
             digest: Sha256::new(),
             lines: 0,

@@ -242,5 +242,5 @@ fn gap(lost: u64, clock: &dyn Clock) -> AuditDraft {
     let detail = to_raw_value(&serde_json::json!({ "records_lost": lost })).ok();
     let detail = detail.as_deref().map(Detail::Object);
     let record = Record { detail, ..Record::of_server(clock.now()) };
-    AuditDraft { chain: SERVER_CHAIN.into(), body: record.to_json().into() }
+    AuditDraft::new(SERVER_CHAIN.into(), &record)
 }

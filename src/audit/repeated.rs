@@ -144,7 +144,7 @@ fn draft(kind: &Kind, origin: Option<&Origin>, count: u64, now: Timestamp) -> Au
         ..record
     };
     let chain = origin.map_or_else(|| SERVER_CHAIN.into(), Origin::own_chain);
-    AuditDraft { chain, body: record.to_json().into() }
+    AuditDraft::new(chain, &record)
 }
 
 /// An address, or the network of one that is of the sixth version: whoever has

@@ -51,9 +51,9 @@ impl<'a> Signed<'a> {
     }
 }
 
-/// The last checkpoint of a state, by its number and hash.
-pub fn last_checkpoint(state: &AuditState) -> Result<(i64, Hash), SealError> {
-    let Some((number, body)) = &state.checkpoint else { return Ok((0, BEGINNING)) };
+/// The last checkpoint, by its number and hash.
+pub fn last_checkpoint(checkpoint: Option<&(i64, Box<str>)>) -> Result<(i64, Hash), SealError> {
+    let Some((number, body)) = checkpoint else { return Ok((0, BEGINNING)) };
     let hash = Signed::read(body).ok_or(SealError::Checkpoint(*number))?.hash();
     Ok((*number, hash))
 }
@@ -86,7 +86,7 @@ pub fn seal(
     if heads.is_empty() {
         return Ok(None);
     }
-    let (number, prev) = last_checkpoint(state)?;
+    let (number, prev) = last_checkpoint(state.checkpoint.as_ref())?;
     let checkpoint = Checkpoint {
         number: number.saturating_add(1),
         at: rfc3339_text(now),
@@ -108,20 +108,19 @@ pub fn seal(
 
 /// The chains that grow, in the order in which they first did.
 struct Grown<'a> {
-    before: HashMap<&'a str, (i64, Hash)>,
+    before: &'a HashMap<Arc<str>, (i64, Hash)>,
     places: HashMap<Arc<str>, usize>,
     heads: Vec<ChainHead>,
 }
 
 impl<'a> Grown<'a> {
-    fn new(heads: &'a [ChainHead]) -> Self {
-        let before = heads.iter().map(|head| (&*head.chain, (head.number, head.hash)));
-        Self { before: before.collect(), places: HashMap::new(), heads: Vec::new() }
+    fn new(before: &'a HashMap<Arc<str>, (i64, Hash)>) -> Self {
+        Self { before, places: HashMap::new(), heads: Vec::new() }
     }
 
     fn add(&mut self, seq: i64, chain: &Arc<str>, body: &str) -> Hash {
         let place = *self.places.entry(Arc::clone(chain)).or_insert_with(|| {
-            let (number, hash) = self.before.get(&**chain).copied().unwrap_or((0, BEGINNING));
+            let (number, hash) = self.before.get(chain).copied().unwrap_or((0, BEGINNING));
             self.heads.push(ChainHead { chain: Arc::clone(chain), number, hash });
             self.heads.len() - 1
         });
@@ -168,7 +167,11 @@ mod tests {
         let state = AuditState {
             sealed: 3,
             checkpoint: Some((1, first.body.clone())),
-            heads: first.heads.clone(),
+            heads: first
+                .heads
+                .iter()
+                .map(|head| (Arc::clone(&head.chain), (head.number, head.hash)))
+                .collect(),
             ..AuditState::default()
         };
         let hash = hex(&signed.hash());

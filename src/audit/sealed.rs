@@ -2,7 +2,7 @@
 //! that a store that was changed while the server was down shows at once. The
 //! whole is for who verifies an export.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use thiserror::Error;
 
@@ -82,10 +82,10 @@ fn compare(
     }
     // Where each chain stood before: its end less what it grew by.
     let mut at: HashMap<&str, (i64, Option<Hash>)> = HashMap::new();
-    for head in &state.heads {
-        if let Some(count) = grown.get(&*head.chain) {
-            let before = head.number.saturating_sub(*count);
-            at.insert(&head.chain, (before, (before == 0).then_some(BEGINNING)));
+    for (chain, count) in &grown {
+        if let Some((number, _)) = state.heads.get(*chain) {
+            let before = number.saturating_sub(*count);
+            at.insert(chain, (before, (before == 0).then_some(BEGINNING)));
         }
     }
     let mut rows = rows.iter();
@@ -102,9 +102,12 @@ fn compare(
         }
         *place = (number, Some(*link));
     }
-    let stands = state.heads.iter().filter(|head| grown.contains_key(&*head.chain)).all(|head| {
-        let leaf = hex(&chain::leaf(&head.chain, head.number, &head.hash));
-        at.get(&*head.chain) == Some(&(head.number, Some(head.hash))) && said.leaves.contains(&leaf)
+    let leaves: HashSet<&str> = said.leaves.iter().map(String::as_str).collect();
+    let stands = grown.keys().all(|chain| {
+        state.heads.get(*chain).is_some_and(|(number, hash)| {
+            let leaf = hex(&chain::leaf(chain, *number, hash));
+            at.get(chain) == Some(&(*number, Some(*hash))) && leaves.contains(leaf.as_str())
+        })
     });
     if stands && grown.len() == said.leaves.len() { Ok(()) } else { Err(Fault::Head(number)) }
 }

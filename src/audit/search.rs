@@ -117,7 +117,7 @@ impl Ledger {
         let last = self.store.audit_before(i64::MAX, 1).await?.first().map_or(0, |row| row.seq);
         let first = match filter.since {
             Some(since) => {
-                let first = self.store.audit_state().await?.first;
+                let first = self.store.audit_first().await?;
                 self.seek(first, last, since).await?
             }
             None => 1,
@@ -155,7 +155,7 @@ impl Ledger {
     async fn behind(&self, last: i64, until: Timestamp) -> Result<i64, Error> {
         // Twice: once as `seek` subtracts it, once for what is kept late.
         let later = until.plus(Duration::from_mins(2));
-        let first = self.store.audit_state().await?.first;
+        let first = self.store.audit_first().await?;
         Ok(self.seek(first, last, later).await?.saturating_add(1))
     }
 

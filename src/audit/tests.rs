@@ -95,7 +95,7 @@ impl House {
                  \"fingerprint\":\"f00d\"}},\"permission\":\"tasks:create\",\"object\":\"o-{place}\"}}",
                 place % 2
             );
-            let draft = AuditDraft { chain: chain.into(), body: body.into() };
+            let draft = AuditDraft { chain: chain.into(), otherwise: None, body: body.into() };
             self.store.append_audit(vec![draft]).await.unwrap();
         }
     }

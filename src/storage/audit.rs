@@ -1,7 +1,7 @@
 //! The audit as it is kept: records in one numbered row over all chains, and
 //! the checkpoints that seal them.
 
-use std::{ops::RangeInclusive, sync::Arc};
+use std::{collections::HashMap, ops::RangeInclusive, sync::Arc};
 
 use async_trait::async_trait;
 use serde_json::{Value, value::to_raw_value};
@@ -18,6 +18,9 @@ use crate::domain::{
 pub struct AuditDraft {
     /// The chain: a namespace, the first segment of a job's name, or `*`.
     pub chain: Arc<str>,
+    /// The chain that it goes to when that one would only come to be by it and
+    /// there is no such namespace either: nobody makes chains by asking.
+    pub otherwise: Option<Arc<str>>,
     /// Its JSON, which is hashed as it is.
     pub body: Box<str>,
 }
@@ -36,7 +39,13 @@ impl AuditDraft {
             },
         );
         let record = Record { object: Some(object), detail, ..record };
-        Self { chain: SERVER_CHAIN.into(), body: record.to_json().into() }
+        Self::new(SERVER_CHAIN.into(), &record)
+    }
+
+    /// A record in a chain, whether that is new or not.
+    #[must_use]
+    pub fn new(chain: Arc<str>, record: &Record<'_>) -> Self {
+        Self { chain, otherwise: None, body: record.to_json().into() }
     }
 }
 
@@ -84,8 +93,8 @@ pub struct AuditState {
     pub sealed: i64,
     /// The last checkpoint's number, and its JSON.
     pub checkpoint: Option<(i64, Box<str>)>,
-    /// Every chain.
-    pub heads: Vec<ChainHead>,
+    /// Every chain, with how many records it has had and the last one's hash.
+    pub heads: HashMap<Arc<str>, (i64, [u8; 32])>,
     /// The first number that is still kept.
     pub first: i64,
     /// Where the chains stood before that, when older ones were let go.
@@ -121,8 +130,14 @@ pub trait AuditStore: Send + Sync {
     /// Keeps records of reads and refusals.
     async fn append_audit(&self, records: Vec<AuditDraft>) -> Result<()>;
 
-    /// Where sealing stands.
+    /// Where sealing stands, with every chain.
     async fn audit_state(&self) -> Result<AuditState>;
+
+    /// The last checkpoint's number and its JSON.
+    async fn audit_checkpoint(&self) -> Result<Option<(i64, Box<str>)>>;
+
+    /// The first number that is still kept; 1 before there is any.
+    async fn audit_first(&self) -> Result<i64>;
 
     /// Records and checkpoints from a number on, at most `limit`, in order.
     async fn audit_from(&self, seq: i64, limit: usize) -> Result<Vec<AuditRow>>;

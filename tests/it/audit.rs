@@ -120,6 +120,54 @@ async fn se_44_denials_lie_in_the_callers_chain_and_create_none() {
 }
 
 #[tokio::test]
+async fn se_44_what_is_asked_of_namespaces_that_are_not_there_makes_no_chains() {
+    let server = Server::start().await.with_template().await;
+    let may = ["templates:validate", "tasks:create"];
+    let token = Token::new("maker", &may).within(&["shop."]).sign();
+    let bearer = format!("Bearer {token}");
+    let bearer = [("authorization", bearer.as_str())];
+    let definition = |namespace: &str| {
+        format!(
+            "name: t\nnamespace_name: {namespace}\nversion: 1.0.0\nsteps:\n  - name: s\n    \
+             handler: {{callable: h}}\n"
+        )
+    };
+    for number in 0..5 {
+        let namespace = format!("shop.r{number}");
+        let body = json!({"namespace": namespace, "definition": definition(&namespace)});
+        let (status, said) =
+            server.json("POST", "/v1/templates/validate", &bearer, Some(body)).await;
+        assert_eq!((status, &said["valid"]), (200, &json!(true)), "{said}");
+        let body = json!({"namespace": namespace, "name": "none", "context": {}});
+        assert_ne!(server.json("POST", "/v1/tasks", &bearer, Some(body)).await.0, 201);
+        let there = |one: &Value| one["object"] == namespace || one["namespace"] == namespace;
+        let checked = |one: &Value| there(one) && is(one, "/ValidateTemplate", "allowed");
+        assert_eq!(record(&server, checked).await.0, "shop");
+        let of_task = |one: &Value| there(one) && one["rpc"].to_string().contains("/CreateTask");
+        assert_eq!(record(&server, of_task).await.0, "shop");
+    }
+    // Where something is registered, its records lie.
+    let body = json!({"namespace": "shop.r0", "definition": definition("shop.r0")});
+    let (status, said) = server.as_root("POST", "/v1/templates", Some(body.clone())).await;
+    assert_eq!(status, 201, "{said}");
+    assert_eq!(server.json("POST", "/v1/templates/validate", &bearer, Some(body)).await.0, 200);
+    let found = |(chain, one): &(String, Value)| {
+        chain == "shop.r0" && is(one, "/ValidateTemplate", "allowed")
+    };
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !records(&server).iter().any(found) {
+        assert!(tokio::time::Instant::now() < deadline, "{:#?}", records(&server));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let chains = records(&server).into_iter().map(|(chain, _)| chain);
+    let chains: std::collections::BTreeSet<String> = chains.collect();
+    assert!(
+        !chains.iter().any(|chain| chain.starts_with("shop.") && chain != "shop.r0"),
+        "{chains:?}"
+    );
+}
+
+#[tokio::test]
 async fn se_44_strangers_share_a_record_a_minute() {
     let server = Server::start().await;
     for number in 0..20 {

@@ -65,9 +65,9 @@ impl Feed {
         let AuditState { sealed, heads, first, base, .. } = state;
         // Behind what is sealed there are only checkpoints yet, which are in
         // no chain.
-        let known = if next > sealed { heads } else { base };
+        let known = if next > sealed { heads } else { by_chain(base) };
         let begin = if next > sealed { next } else { first };
-        let mut feed = Self { store, next: begin, heads: by_chain(known), seal: None };
+        let mut feed = Self { store, next: begin, heads: known, seal: None };
         // What was sent before only counts in the chains.
         while feed.next < next {
             let limit = usize::try_from(next.saturating_sub(feed.next)).unwrap_or(BATCH).min(BATCH);
@@ -86,7 +86,7 @@ impl Feed {
         let (mut batch, mut bytes) = (Vec::new(), 0_usize);
         while batch.len() < BATCH && bytes < BYTES_MAX {
             let Some(rows) = self.rows(BATCH - batch.len()).await? else {
-                if batch.is_empty() && self.store.audit_state().await?.first <= self.next {
+                if batch.is_empty() && self.store.audit_first().await? <= self.next {
                     return Err(Stuck::Damaged(self.next));
                 }
                 return Ok((!batch.is_empty()).then_some(batch));

@@ -14,8 +14,8 @@ use super::{
 use crate::{
     domain::{Scope, audit::rfc3339_text, schedule::JobStatus},
     storage::{
-        AuditKept, AuditRow, AuditSeal, ChainHead, Cure, JobChange, Order, Recall, Report, RunEnd,
-        Untold,
+        AuditDraft, AuditKept, AuditRow, AuditSeal, ChainHead, Cure, JobChange, Order, Recall,
+        Report, RunEnd, Untold,
     },
 };
 
@@ -95,6 +95,7 @@ pub(crate) async fn se_44_every_change_of_a_task_brings_its_record<E: Engine>(
 }
 
 pub(crate) async fn se_44_what_serves_work_brings_its_record<E: Engine>(house: &mut House<E>) {
+    house.one_step("shop", "").await;
     let (store, by, now) = (house.engine().store(), stamp("maker"), house.now());
     // Workers; a sight of one changes nothing of its.
     let one = worker(house, "shop", "w", "worker");
@@ -232,6 +233,43 @@ pub(crate) async fn se_44_what_is_let_go_leaves_the_ends_of_its_chains<E: Engine
     assert_eq!(house.store().let_audit_go(&little, now).await.unwrap(), 2);
     let state = house.store().audit_state().await.unwrap();
     assert!(state.base.contains(&stood("deploy", 3, 5)), "{:?}", state.base);
+}
+
+/// A record of a call that named a place.
+async fn ask<E: Engine>(house: &House<E>, chain: &str) {
+    let draft = AuditDraft {
+        chain: chain.into(),
+        otherwise: Some("own".into()),
+        body: format!("{{\"object\":\"{chain}\"}}").into(),
+    };
+    house.store().append_audit(vec![draft]).await.unwrap();
+}
+
+pub(crate) async fn se_44_nobody_makes_chains_by_asking<E: Engine>(house: &mut House<E>) {
+    for _ in 0..2 {
+        brings!(house, "own", 1, ask(house, "shop").await);
+        brings!(house, "own", 1, ask(house, "deploy").await);
+    }
+    house.one_step("shop", "").await;
+    brings!(house, "shop", 1, ask(house, "shop").await);
+    brings!(house, "own", 1, ask(house, "shop.r1").await);
+    brings!(house, "*", 1, ask(house, "*").await);
+    // Jobs are where nobody registers anything.
+    plan(house, "deploy.a", 5).await;
+    seal(house, 1, &[("own", 5, 1), ("shop", 2, 2), ("*", 1, 3), ("deploy", 1, 4)]).await;
+    brings!(house, "deploy", 1, ask(house, "deploy").await);
+    house.reopen().await;
+    brings!(house, "shop", 1, ask(house, "shop").await);
+    // Workers may be there before there is work for them.
+    let (store, by) = (house.store(), stamp("maker"));
+    let one = worker(house, "shop.r1", "w", "worker");
+    brings!(house, "*", 1, store.register_worker(one, Some(&by)).await.unwrap());
+    let one = worker(house, "shop", "w", "worker");
+    brings!(house, "shop", 1, store.register_worker(one, Some(&by)).await.unwrap());
+    let state = store.audit_state().await.unwrap();
+    assert_eq!(store.audit_checkpoint().await.unwrap(), state.checkpoint);
+    assert_eq!(store.audit_first().await.unwrap(), state.first);
+    assert_eq!(state.heads.get("deploy"), Some(&(1, [4; 32])));
 }
 
 pub(crate) async fn a_sink_goes_on_where_it_was_told<E: Engine>(house: &mut House<E>) {

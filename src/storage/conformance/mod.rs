@@ -132,6 +132,7 @@ macro_rules! suite {
             audit::se_44_every_change_of_a_task_brings_its_record
             audit::se_44_what_serves_work_brings_its_record
             audit::se_44_a_change_that_is_not_made_brings_none
+            audit::se_44_nobody_makes_chains_by_asking
             audit::se_44_seals_go_on_where_the_last_one_ended
             audit::se_44_what_is_let_go_leaves_the_ends_of_its_chains
             audit::a_sink_goes_on_where_it_was_told

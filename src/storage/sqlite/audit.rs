@@ -3,7 +3,7 @@
 
 mod kept;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension as _, Row};
@@ -39,6 +39,17 @@ impl Operation<'_> {
         changed: Changed<'_>,
         now: Timestamp,
     ) -> Result<()> {
+        self.audit_in(changed.place.unwrap_or(SERVER_CHAIN), stamp, changed, now)
+    }
+
+    /// The same in another chain than that of its place.
+    pub(super) fn audit_in(
+        &mut self,
+        chain: &str,
+        stamp: &Stamp,
+        changed: Changed<'_>,
+        now: Timestamp,
+    ) -> Result<()> {
         if !self.shared.settings.audited {
             return Ok(());
         }
@@ -53,11 +64,32 @@ impl Operation<'_> {
             detail,
             ..record
         };
-        insert(self.conn, place.unwrap_or(SERVER_CHAIN), &record.to_json())?;
+        insert(self.conn, chain, &record.to_json())?;
         if let Some(origin) = stamp.origin() {
             origin.was_recorded();
         }
         Ok(())
+    }
+}
+
+impl Operation<'_> {
+    /// Keeps a record that is no change of something that exists.
+    fn append(&self, record: &AuditDraft) -> Result<()> {
+        let AuditDraft { chain, otherwise, body } = record;
+        let chain = match otherwise {
+            Some(otherwise) if !self.has_chain(chain)? => otherwise,
+            Some(_) | None => chain,
+        };
+        insert(self.conn, chain, body)
+    }
+
+    /// Whether there is a namespace of this name, or a chain of jobs.
+    pub(super) fn has_chain(&self, name: &str) -> Result<bool> {
+        if name == SERVER_CHAIN || self.shared.namespaces.has(name) {
+            return Ok(true);
+        }
+        let mut select = self.conn.prepare_cached("SELECT 1 FROM audit_head WHERE chain = ?1")?;
+        Ok(select.exists([name])?)
     }
 }
 
@@ -90,19 +122,14 @@ fn state(conn: &Connection) -> Result<AuditState> {
         .prepare_cached("SELECT last, number, seq FROM audit_seal ORDER BY last DESC LIMIT 1")?
         .query_row([], |found| Ok((found.get(0)?, found.get(1)?, found.get(2)?)))
         .optional()?;
-    let first: Option<i64> =
-        conn.prepare_cached("SELECT min(seq) FROM audit")?.query_row([], |found| found.get(0))?;
-    let (mut heads, mut base) = (Vec::new(), Vec::new());
+    let first = first(conn)?;
+    let (mut heads, mut base) = (HashMap::new(), Vec::new());
     let mut select =
         conn.prepare_cached("SELECT chain, number, hash, base_number, base_hash FROM audit_head")?;
     let mut found = select.query([])?;
     while let Some(found) = found.next()? {
         let chain = row::text(found, 0)?;
-        heads.push(ChainHead {
-            chain: Arc::clone(&chain),
-            number: found.get(1)?,
-            hash: found.get(2)?,
-        });
+        heads.insert(Arc::clone(&chain), (found.get(1)?, found.get(2)?));
         if let Some(hash) = found.get(4)? {
             base.push(ChainHead { chain, number: found.get(3)?, hash });
         }
@@ -116,7 +143,21 @@ fn state(conn: &Connection) -> Result<AuditState> {
         })
         .transpose()?;
     let sealed = sealed.map_or(0, |(last, ..)| last);
-    Ok(AuditState { sealed, checkpoint, heads, first: first.unwrap_or(1), base })
+    Ok(AuditState { sealed, checkpoint, heads, first, base })
+}
+
+fn first(conn: &Connection) -> Result<i64> {
+    let mut select = conn.prepare_cached("SELECT min(seq) FROM audit")?;
+    let first: Option<i64> = select.query_row([], |found| found.get(0))?;
+    Ok(first.unwrap_or(1))
+}
+
+fn checkpoint(conn: &Connection) -> Result<Option<(i64, Box<str>)>> {
+    let mut select = conn.prepare_cached(
+        "SELECT number, body FROM audit_seal JOIN audit USING (seq) ORDER BY last DESC LIMIT 1",
+    )?;
+    let found = select.query_row([], |found| Ok((found.get(0)?, found.get::<_, String>(1)?)));
+    Ok(found.optional()?.map(|(number, body)| (number, body.into())))
 }
 
 fn seal(operation: &mut Operation<'_>, seal: &AuditSeal) -> Result<bool> {
@@ -171,14 +212,19 @@ impl AuditStore for Sqlite {
         if !self.shared.settings.audited {
             return Ok(());
         }
-        self.write(move |operation| {
-            records.iter().try_for_each(|one| insert(operation.conn, &one.chain, &one.body))
-        })
-        .await
+        self.write(move |operation| records.iter().try_for_each(|one| operation.append(one))).await
     }
 
     async fn audit_state(&self) -> Result<AuditState> {
         self.read(|conn, _| state(conn)).await
+    }
+
+    async fn audit_checkpoint(&self) -> Result<Option<(i64, Box<str>)>> {
+        self.read(|conn, _| checkpoint(conn)).await
+    }
+
+    async fn audit_first(&self) -> Result<i64> {
+        self.read(|conn, _| first(conn)).await
     }
 
     async fn audit_from(&self, seq: i64, limit: usize) -> Result<Vec<AuditRow>> {

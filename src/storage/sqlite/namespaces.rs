@@ -61,6 +61,10 @@ impl Namespaces {
         self.maps().names.get(&no).cloned()
     }
 
+    pub(super) fn has(&self, namespace: &str) -> bool {
+        self.maps().numbers.contains_key(namespace)
+    }
+
     pub(super) fn number(&self, namespace: &Namespace) -> Option<NamespaceNo> {
         self.maps().numbers.get(namespace.as_str()).map(|(no, _)| *no)
     }

@@ -9,7 +9,12 @@ use super::{
     Shared, Sqlite, audit::Changed, error::damaged, namespaces::Numbered, row, writer::Operation,
 };
 use crate::{
-    domain::{Area, Namespace, Scope, audit::Detail, history::Stamp, ids::NamespaceNo},
+    domain::{
+        Area, Namespace, Scope,
+        audit::{Detail, Origin, SERVER_CHAIN},
+        history::Stamp,
+        ids::NamespaceNo,
+    },
     storage::{HandlerRecord, Listed, Page, Result, WorkerRecord, WorkerStore},
 };
 
@@ -180,10 +185,14 @@ impl WorkerStore for Sqlite {
             let kept = register(operation, &worker)?;
             if let Some(stamp) = &stamp {
                 let area = kept.area.to_string();
-                let place = Some(area.trim_end_matches('.'));
+                let place = area.trim_end_matches('.');
                 let detail = Some(Detail::Change("worker registered"));
-                let changed = Changed { place, object: &kept.name, detail };
-                operation.audit(stamp, changed, worker.last_seen_at)?;
+                let changed = Changed { place: Some(place), object: &kept.name, detail };
+                // Who registers where nothing is makes no chain by it.
+                let own = stamp.origin().map(Origin::own_chain);
+                let chain = if operation.has_chain(place)? { Some(place) } else { own.as_deref() };
+                let chain = chain.unwrap_or(SERVER_CHAIN);
+                operation.audit_in(chain, stamp, changed, worker.last_seen_at)?;
             }
             Ok(kept)
         })

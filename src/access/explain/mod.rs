@@ -10,6 +10,8 @@ mod who;
 
 use std::sync::{Arc, LazyLock};
 
+use tokio::sync::Semaphore;
+
 use self::{grant::missing, past::Facts};
 pub use self::{
     grant::{Granter, GranterKind, Suggestion},
@@ -36,6 +38,8 @@ pub struct Explainer {
     pub(super) gate: Gate,
     table: Arc<Table>,
     roles: Roles,
+    /// One look through the audit at a time: others read from the store, too.
+    scans: Arc<Semaphore>,
 }
 
 /// Who called.
@@ -146,7 +150,7 @@ impl Explainer {
     /// About what this gate decides by these rules.
     #[must_use]
     pub fn new(gate: Gate, table: Arc<Table>, roles: Roles) -> Self {
-        Self { gate, table, roles }
+        Self { gate, table, roles, scans: Arc::new(Semaphore::new(1)) }
     }
 
     /// Explains a decision to somebody. One that is not for them is absent:

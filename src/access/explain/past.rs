@@ -110,8 +110,20 @@ impl Explainer {
         request: RequestId,
     ) -> Result<Option<Facts>, Refusal> {
         let Some(store) = &self.gate.0.credentials else { return Ok(None) };
-        let look = self.look(asker, request, &**store);
-        tokio::time::timeout(TIME_MAX, look).await.unwrap_or(Ok(None))
+        self.scan(self.look(asker, request, &**store)).await
+    }
+
+    /// Looks through the audit in turn. Who does not come to an end in time,
+    /// alone or behind others, finds nothing.
+    async fn scan<T>(
+        &self,
+        look: impl Future<Output = Result<Option<T>, Refusal>>,
+    ) -> Result<Option<T>, Refusal> {
+        let in_turn = async {
+            let Ok(_turn) = self.scans.acquire().await else { return Ok(None) };
+            look.await
+        };
+        tokio::time::timeout(TIME_MAX, in_turn).await.unwrap_or(Ok(None))
     }
 
     async fn look(
@@ -144,6 +156,14 @@ impl Explainer {
     /// The subject of a JWT as its claims were seen last, judged as now.
     pub(super) async fn seen(&self, text: &str) -> Result<Option<Subject>, Refusal> {
         let Some(store) = &self.gate.0.credentials else { return Ok(None) };
+        self.scan(self.look_for_subject(text, &**store)).await
+    }
+
+    async fn look_for_subject(
+        &self,
+        text: &str,
+        store: &dyn Store,
+    ) -> Result<Option<Subject>, Refusal> {
         let needle = format!("\"rpc\":\"{CREDENTIAL}\"");
         let mut before = i64::MAX;
         for _ in 0..PAGES {

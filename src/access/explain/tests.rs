@@ -16,7 +16,12 @@ use crate::{
         Clock, Namespace, PermissionSet, audit::Origin, permission::right::TasksCreate,
         principal::Source,
     },
+    engine::Floor,
     pb,
+    storage::{
+        AuditDraft, AuditStore as _, LeaseTerms, Store,
+        sqlite::{Settings, Sqlite},
+    },
 };
 
 const PLACES: [&str; 6] = ["shop", "shop.eu", "shop.eu.vat", "shopping", "till", "till.a"];
@@ -32,6 +37,10 @@ impl Clock for Still {
 }
 
 fn explainer() -> Explainer {
+    explainer_over(None)
+}
+
+fn explainer_over(store: Option<Arc<dyn Store>>) -> Explainer {
     let auth = Auth {
         mode: config::Mode::Off,
         extra_permissions: BTreeSet::new(),
@@ -40,7 +49,7 @@ fn explainer() -> Explainer {
         disable_unused_after_days: None,
     };
     let authenticator = Authenticator::new(&auth).unwrap();
-    let gate = Gate::new(authenticator, None, &Rates::default(), Arc::new(Still), None);
+    let gate = Gate::new(authenticator, store, &Rates::default(), Arc::new(Still), None);
     let pool = DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET).unwrap();
     let table = Table::from_pool(&pool, &BTreeSet::default()).unwrap();
     Explainer::new(gate, Arc::new(table), Roles::default())
@@ -222,4 +231,33 @@ fn the_smallest_scope_of_a_job_ends_before_its_last_dot_that_can_be_a_namespace(
         let scope = Scope::parse(&found.namespaces).unwrap();
         assert!(known::covers(&scope, place), "{place}");
     }
+}
+
+#[tokio::test]
+async fn se_41_one_look_through_the_audit_at_a_time_and_none_is_waited_for_long() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings::new(folder.path().join("bailiwick.db"))
+        .with_terms(LeaseTerms::lasting(Duration::from_mins(1)));
+    let store = Sqlite::open(settings, Floor::new(), Arc::new(Still)).await.unwrap();
+    let request = RequestId::from_random([7; 16]);
+    let body = format!(
+        "{{\"at\":\"2026-01-01T00:00:00.000000Z\",\"rpc\":\"bailiwick.v1.TaskService/ListTasks\",\
+         \"outcome\":\"denied\",\"request_id\":\"{request}\"}}"
+    );
+    let draft = AuditDraft { chain: "*".into(), otherwise: None, body: body.into() };
+    store.append_audit(vec![draft]).await.unwrap();
+    let explainer = explainer_over(Some(store));
+    let asker = Principal::auth_off();
+    assert!(explainer.recorded(&asker, request).await.unwrap().is_some());
+    // Somebody else's goes on and on.
+    let held = explainer.scans.acquire().await.unwrap();
+    let patience = Duration::from_secs(5);
+    let (found, seen) = tokio::join!(
+        tokio::time::timeout(patience, explainer.recorded(&asker, request)),
+        tokio::time::timeout(patience, explainer.seen("alice")),
+    );
+    assert!(found.unwrap().unwrap().is_none(), "not known, as when time is up");
+    assert!(seen.unwrap().unwrap().is_none());
+    drop(held);
+    assert!(explainer.recorded(&asker, request).await.unwrap().is_some());
 }

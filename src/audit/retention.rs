@@ -2,12 +2,13 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
+use metrics::Gauge;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     authz::System,
     domain::{Clock, Timestamp},
-    storage::{self, AuditKept, Store, Untold},
+    storage::{self, AuditKept, AuditLetGo, Store, Untold},
 };
 
 /// How often it is looked at.
@@ -22,6 +23,9 @@ pub struct Retention {
     pub days: Option<NonZeroU32>,
     /// As much as has room in so many MiB.
     pub mib: Option<NonZeroU32>,
+    /// For how many days they stay however much that is: who makes many
+    /// records does not push out those of others.
+    pub min_days: u32,
     /// The sinks that are to be told of it first.
     pub sinks: Vec<String>,
     /// For how many days that is waited for.
@@ -40,19 +44,23 @@ pub async fn retain(
         return;
     }
     let bytes = retention.mib.map(|mib| i64::from(mib.get()).saturating_mul(MIB));
+    let mut excess = Excess::new();
     while !shutdown.is_cancelled() {
         let now = clock.now();
-        let since = retention
-            .days
-            .map(|days| now.plus_ms(i64::from(days.get()).saturating_mul(DAY_MS).saturating_neg()));
+        let since = retention.days.map(|days| before(now, days.get()));
+        let spared = (retention.min_days > 0).then(|| before(now, retention.min_days));
         let let_go = async {
             let untold = untold(&retention, &*store, now).await?;
-            store.let_audit_go(&AuditKept { since, bytes, untold }, now).await
+            store.let_audit_go(&AuditKept { since, bytes, spared, untold }, now).await
         };
-        match let_go.await {
-            Ok(0) => {}
+        let done = let_go.await;
+        if let Ok(AuditLetGo { excess: bytes, .. }) = done {
+            excess.is(bytes);
+        }
+        match done {
+            Ok(AuditLetGo { rows: 0, .. }) => {}
             // There may be more.
-            Ok(records) => {
+            Ok(AuditLetGo { rows: records, .. }) => {
                 tracing::info!(records, "records of the audit were let go");
                 continue;
             }
@@ -74,7 +82,36 @@ async fn untold(
         let next = store.audit_sink(sink).await?.unwrap_or_default().saturating_add(1);
         first = Some(first.map_or(next, |first: i64| first.min(next)));
     }
-    let waited = i64::from(retention.sinks_wait_days).saturating_mul(DAY_MS);
-    let since = now.plus_ms(waited.saturating_neg());
+    let since = before(now, retention.sinks_wait_days);
     Ok(first.map(|first| Untold { first, since }))
+}
+
+fn before(now: Timestamp, days: u32) -> Timestamp {
+    now.plus_ms(i64::from(days).saturating_mul(DAY_MS).saturating_neg())
+}
+
+/// How much there is beyond the size that is to be kept.
+struct Excess {
+    gauge: Gauge,
+    told: bool,
+}
+
+impl Excess {
+    fn new() -> Self {
+        let gauge = metrics::gauge!("bailiwick_audit_excess_mib");
+        gauge.set(0.0);
+        Self { gauge, told: false }
+    }
+
+    fn is(&mut self, bytes: u64) {
+        let mib = bytes.div_ceil(MIB.unsigned_abs());
+        self.gauge.set(f64::from(u32::try_from(mib).unwrap_or(u32::MAX)));
+        if mib > 0 && !self.told {
+            tracing::warn!(
+                mib,
+                "the audit is larger than `audit.retention_mb`: `audit.retention_min_days` keeps it"
+            );
+        }
+        self.told = mib > 0;
+    }
 }

@@ -33,6 +33,8 @@ pub struct Audit {
     pub retention_days: Option<NonZeroU32>,
     /// How many MiB of records are kept; all by default.
     pub retention_mb: Option<NonZeroU32>,
+    /// For how many days they are kept at least, whatever their size.
+    pub retention_min_days: u32,
     /// Where it is sent.
     pub sinks: Vec<AuditSink>,
     /// For how many days a record is kept at least when a sink does not have
@@ -54,6 +56,7 @@ pub(super) fn audit(
         record_reads,
         retention_days,
         retention_mb,
+        retention_min_days,
         sinks,
         sinks_wait_days,
     } = raw;
@@ -87,6 +90,7 @@ pub(super) fn audit(
         record_reads,
         retention_days: NonZeroU32::new(number("audit.retention_days", retention_days, 0, DAYS)?),
         retention_mb: NonZeroU32::new(number("audit.retention_mb", retention_mb, 0, most)?),
+        retention_min_days: number("audit.retention_min_days", retention_min_days, 0, DAYS)?,
         sinks: audit_sinks(sinks, base)?,
         sinks_wait_days: number("audit.sinks_wait_days", sinks_wait_days, 0, DAYS)?,
     })

@@ -369,6 +369,7 @@ pub(super) struct Audit {
     pub(super) record_reads: bool,
     pub(super) retention_days: u64,
     pub(super) retention_mb: u64,
+    pub(super) retention_min_days: u64,
     pub(super) sinks: Vec<AuditSink>,
     pub(super) sinks_wait_days: u64,
 }
@@ -382,6 +383,7 @@ impl Default for Audit {
             record_reads: true,
             retention_days: 0,
             retention_mb: 0,
+            retention_min_days: 1,
             sinks: Vec::new(),
             sinks_wait_days: 7,
         }

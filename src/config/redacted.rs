@@ -71,6 +71,7 @@ pub(super) fn redacted(settings: &Settings) -> Value {
             "record_reads": audit.record_reads,
             "retention_days": audit.retention_days.map_or(0, NonZeroU32::get),
             "retention_mb": audit.retention_mb.map_or(0, NonZeroU32::get),
+            "retention_min_days": audit.retention_min_days,
             "sinks": audit.sinks.iter().map(redacted_sink).collect::<Vec<_>>(),
             "sinks_wait_days": audit.sinks_wait_days,
         },

@@ -86,6 +86,7 @@ impl Auditor {
         let retention = Retention {
             days: settings.retention_days,
             mib: settings.retention_mb,
+            min_days: settings.retention_min_days,
             sinks: settings.sinks.iter().map(|sink| sink.name.clone()).collect(),
             sinks_wait_days: settings.sinks_wait_days,
         };

@@ -108,8 +108,19 @@ pub struct AuditKept {
     pub since: Option<Timestamp>,
     /// Not more than so many bytes of records.
     pub bytes: Option<i64>,
+    /// What was sealed since this moment stays, however many bytes it has.
+    pub spared: Option<Timestamp>,
     /// What stays all the same: who is to be told of it was not yet.
     pub untold: Option<Untold>,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AuditLetGo {
+    /// How many rows went.
+    pub rows: u64,
+    /// How many bytes there are too many, because they are too new to go.
+    pub excess: u64,
 }
 
 /// What somebody outside is still to be told.
@@ -154,8 +165,8 @@ pub trait AuditStore: Send + Sync {
     /// Lets go what is not to be kept any more, whole checkpoints from the
     /// beginning and a bounded number at once, never the last one; where each
     /// chain stands there is kept, so that the rest can still be proven, and so
-    /// is a record of it. Answers how many rows went.
-    async fn let_audit_go(&self, keep: &AuditKept, now: Timestamp) -> Result<u64>;
+    /// is a record of it.
+    async fn let_audit_go(&self, keep: &AuditKept, now: Timestamp) -> Result<AuditLetGo>;
 
     /// Up to which number a sink outside has been told; none for a new one.
     async fn audit_sink(&self, name: &str) -> Result<Option<i64>>;

@@ -24,7 +24,8 @@ use thiserror::Error as ThisError;
 
 pub use self::{
     audit::{
-        AuditDraft, AuditKept, AuditRow, AuditSeal, AuditState, AuditStore, ChainHead, Untold,
+        AuditDraft, AuditKept, AuditLetGo, AuditRow, AuditSeal, AuditState, AuditStore, ChainHead,
+        Untold,
     },
     credentials::{
         CredentialKind, CredentialRecord, CredentialStore, LastUses, PermissionUse, Recall,

@@ -234,8 +234,15 @@ async fn se_44_what_retention_leaves_still_verifies() {
     public_key(&server).await;
     let (file, all) = export(&server, "all.jsonl", &[]).await;
     let whole = verify(&server, &file, &["--format", "json"]).await.json();
+    // By default a day's records stay, and that is said.
     let mut few = steady;
     few.rest = "[audit]\nretention_mb = 1\n".to_owned();
+    let server = server.again_with(few.clone()).await;
+    let warning =
+        "the audit is larger than `audit.retention_mb`: `audit.retention_min_days` keeps it";
+    server.logged(warning, &[]).await;
+    assert!(server.figure("bailiwick_audit_excess_mib").await >= Some(1.0));
+    few.rest = "[audit]\nretention_mb = 1\nretention_min_days = 0\n".to_owned();
     let server = server.again_with(few).await;
     server.logged("records of the audit were let go", &[]).await;
     let (file, _) = export(&server, "left.jsonl", &[]).await;

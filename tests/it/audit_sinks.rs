@@ -217,7 +217,7 @@ async fn se_44_retention_waits_for_a_sink() {
     let away = format!("tcp://127.0.0.1:{}", crate::harness::steady_port());
     let siem =
         format!("[[audit.sinks]]\nname = \"siem\"\nkind = \"syslog\"\naddress = \"{away}\"\n");
-    let audit = format!("retention_mb = 1\n{}{siem}", file_sink(&path));
+    let audit = format!("retention_mb = 1\nretention_min_days = 0\n{}{siem}", file_sink(&path));
     let server = Server::with(setup(&audit)).await.with_template().await;
     let first = server.order(json!({})).await;
     in_file(&path, &first).await;
@@ -232,7 +232,7 @@ async fn se_44_retention_waits_for_a_sink() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(oldest(&server), 1, "one sink has it and one has not");
     // Without the one that is away nothing waits.
-    let setup = setup(&format!("retention_mb = 1\n{}", file_sink(&path)));
+    let setup = setup(&format!("retention_mb = 1\nretention_min_days = 0\n{}", file_sink(&path)));
     let server = server.again_with(setup).await;
     eventually("old records go", || (oldest(&server) > 1).then_some(())).await;
     drop(folder);

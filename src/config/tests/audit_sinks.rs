@@ -37,6 +37,10 @@ fn each_kind_of_sink_is_taken() {
     let shown = settings.redacted()["audit"].to_string();
     assert!(shown.contains("\"kind\":\"otlp\"") && !shown.contains("collector"), "{shown}");
     assert_eq!(settings.audit.sinks_wait_days, 7);
+    assert_eq!(settings.audit.retention_min_days, 1);
+    let none = load("[audit]\nretention_mb = 9\nretention_min_days = 0\n").unwrap();
+    assert_eq!(none.audit.retention_min_days, 0);
+    assert_eq!(none.redacted()["audit"]["retention_min_days"], 0);
 }
 
 #[test]

@@ -14,8 +14,8 @@ use super::{
 use crate::{
     domain::{Scope, audit::rfc3339_text, schedule::JobStatus},
     storage::{
-        AuditDraft, AuditKept, AuditRow, AuditSeal, ChainHead, Cure, JobChange, Order, Recall,
-        Report, RunEnd, Untold,
+        AuditDraft, AuditKept, AuditLetGo, AuditRow, AuditSeal, ChainHead, Cure, JobChange, Order,
+        Recall, Report, RunEnd, Untold,
     },
 };
 
@@ -205,10 +205,12 @@ pub(crate) async fn se_44_what_is_let_go_leaves_the_ends_of_its_chains<E: Engine
     seal(house, 2, &[("deploy", 3, 5)]).await;
     house.wait_ms(10_000);
     let now = house.now();
-    let all = AuditKept { since: Some(now.plus_ms(-30_000)), bytes: None, untold: None };
-    assert_eq!(house.store().let_audit_go(&all, now).await.unwrap(), 0);
-    let some = AuditKept { since: Some(now.plus_ms(-15_000)), bytes: None, untold: None };
-    assert_eq!(house.store().let_audit_go(&some, now).await.unwrap(), 3);
+    let all =
+        AuditKept { since: Some(now.plus_ms(-30_000)), bytes: None, spared: None, untold: None };
+    assert_eq!(house.store().let_audit_go(&all, now).await.unwrap().rows, 0);
+    let some =
+        AuditKept { since: Some(now.plus_ms(-15_000)), bytes: None, spared: None, untold: None };
+    assert_eq!(house.store().let_audit_go(&some, now).await.unwrap().rows, 3);
     let state = house.store().audit_state().await.unwrap();
     assert_eq!((state.first, state.sealed), (4, 5));
     let mut base = state.base;
@@ -220,17 +222,23 @@ pub(crate) async fn se_44_what_is_let_go_leaves_the_ends_of_its_chains<E: Engine
     let rows: Vec<AuditRow> = house.store().audit_before(i64::MAX, 1).await.unwrap();
     assert!(rows[0].body.contains("\"change\":\"audit let go\""), "{rows:?}");
     // The last checkpoint stays, however much is asked for.
-    let none = AuditKept { since: Some(now), bytes: Some(0), untold: None };
-    assert_eq!(house.store().let_audit_go(&none, now).await.unwrap(), 0);
+    let none = AuditKept { since: Some(now), bytes: Some(0), spared: None, untold: None };
+    assert_eq!(house.store().let_audit_go(&none, now).await.unwrap().rows, 0);
     change(house, vec![set("deploy.a", 3)]).await;
     seal(house, 3, &[("*", 1, 7), ("deploy", 4, 8)]).await;
     // What is still to be told stays, but not for ever.
     let now = house.now();
     let untold = |ms| Some(Untold { first: 5, since: now.plus_ms(ms) });
-    let waiting = AuditKept { since: None, bytes: Some(1), untold: untold(-60_000) };
-    assert_eq!(house.store().let_audit_go(&waiting, now).await.unwrap(), 0);
+    let waiting = AuditKept { since: None, bytes: Some(1), spared: None, untold: untold(-60_000) };
+    assert_eq!(house.store().let_audit_go(&waiting, now).await.unwrap().rows, 0);
+    // And so does what is young, whoever made how much of it; that is said.
+    let young = AuditKept { spared: Some(now.plus_ms(-60_000)), untold: None, ..waiting };
+    let kept = house.store().let_audit_go(&young, now).await.unwrap();
+    assert!(kept.rows == 0 && kept.excess > 100, "{kept:?}");
+    let aged = AuditKept { since: Some(now.plus_ms(-30_000)), bytes: Some(1 << 30), ..young };
+    assert_eq!(house.store().let_audit_go(&aged, now).await.unwrap(), AuditLetGo::default());
     let little = AuditKept { untold: untold(1), ..waiting };
-    assert_eq!(house.store().let_audit_go(&little, now).await.unwrap(), 2);
+    assert_eq!(house.store().let_audit_go(&little, now).await.unwrap().rows, 2);
     let state = house.store().audit_state().await.unwrap();
     assert!(state.base.contains(&stood("deploy", 3, 5)), "{:?}", state.base);
 }

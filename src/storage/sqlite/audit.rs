@@ -16,7 +16,8 @@ use crate::{
         history::Stamp,
     },
     storage::{
-        AuditDraft, AuditKept, AuditRow, AuditSeal, AuditState, AuditStore, ChainHead, Result,
+        AuditDraft, AuditKept, AuditLetGo, AuditRow, AuditSeal, AuditState, AuditStore, ChainHead,
+        Result,
     },
 };
 
@@ -247,7 +248,7 @@ impl AuditStore for Sqlite {
         self.read(move |conn, _| seal_of(conn, seq)).await
     }
 
-    async fn let_audit_go(&self, keep: &AuditKept, now: Timestamp) -> Result<u64> {
+    async fn let_audit_go(&self, keep: &AuditKept, now: Timestamp) -> Result<AuditLetGo> {
         let keep = *keep;
         self.write(move |operation| kept::let_go(operation, keep, now)).await
     }

@@ -15,7 +15,7 @@ use crate::{
         history::Stamp,
     },
     storage::{
-        AuditKept, Result,
+        AuditKept, AuditLetGo, Result,
         sqlite::{error::damaged, row, writer::Operation},
     },
 };
@@ -36,21 +36,26 @@ pub(super) fn let_go(
     operation: &mut Operation<'_>,
     keep: AuditKept,
     now: Timestamp,
-) -> Result<u64> {
+) -> Result<AuditLetGo> {
     let conn = operation.conn;
     let since = keep.since.map(rfc3339_text);
+    let spared = keep.spared.map(rfc3339_text);
     let mut bytes: i64 = conn
         .prepare_cached("SELECT coalesce(sum(bytes), 0) FROM audit_seal")?
         .query_row([], |found| found.get(0))?;
-    let (mut gone, mut through) = (0, None);
+    let (mut gone, mut excess, mut through) = (0, 0, None);
     while gone < ROWS_MAX {
         let Some(oldest) = oldest(conn)? else { break };
         let old = since.as_ref().is_some_and(|since| oldest.at < *since);
-        let much = keep.bytes.is_some_and(|most| bytes > most);
+        let over = keep.bytes.map_or(0, |most| bytes.saturating_sub(most));
+        let young = spared.as_ref().is_some_and(|spared| oldest.at >= *spared);
         let awaited = keep.untold.is_some_and(|untold| {
             oldest.last >= untold.first && oldest.at >= rfc3339_text(untold.since)
         });
-        if awaited || !old && !much {
+        if !old && over > 0 && young {
+            excess = u64::try_from(over).unwrap_or_default();
+        }
+        if awaited || !old && (young || over <= 0) {
             break;
         }
         bytes = bytes.saturating_sub(oldest.bytes);
@@ -64,7 +69,7 @@ pub(super) fn let_go(
             Changed { place: None, object: "audit", detail: Some(Detail::Object(&detail)) };
         operation.audit(&Stamp::system(), changed, now)?;
     }
-    Ok(gone)
+    Ok(AuditLetGo { rows: gone, excess })
 }
 
 /// None while it is the only one.

@@ -1,6 +1,9 @@
 //! Exports the audit as lines that are verified without the server.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
 
 use futures::{Stream, stream};
 use sha2::{Digest as _, Sha256};
@@ -17,6 +20,8 @@ use crate::{
     storage::{AuditRow, AuditSeal, AuditState},
 };
 
+/// How many records may wait for the checkpoint that covers them.
+const WAITING_MAX: usize = 1 << 20;
 /// How much text is handed on at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 
@@ -129,11 +134,20 @@ fn asked(scope: &Scope, namespaces: &[String]) -> Result<Scope, Error> {
     parse(namespaces)
 }
 
-/// A checkpoint as it is named elsewhere.
-fn written(body: &str) -> Option<String> {
+/// What a checkpoint says, and how it is named elsewhere.
+fn read(body: &str) -> Option<(Checkpoint, String)> {
     let signed = Signed::read(body)?;
     let said: Checkpoint = serde_json::from_str(signed.checkpoint.get()).ok()?;
-    Some(format!("{}:{}", said.number, hex(&signed.hash())))
+    let name = format!("{}:{}", said.number, hex(&signed.hash()));
+    Some((said, name))
+}
+
+/// A record that no checkpoint has covered so far.
+struct Waiting {
+    seq: i64,
+    chain: Arc<str>,
+    number: i64,
+    hash: Hash,
 }
 
 /// Where an export stands.
@@ -143,6 +157,10 @@ struct Walk {
     /// The next number.
     next: i64,
     heads: HashMap<Arc<str>, (i64, Hash)>,
+    /// Of all chains, whichever are exported.
+    waiting: VecDeque<Waiting>,
+    /// The first number that is kept.
+    kept: i64,
     seal: Option<AuditSeal>,
     sealed: i64,
     checkpoint: String,
@@ -160,6 +178,8 @@ impl Walk {
             // What comes before only counts in the chains.
             next: state.first,
             heads,
+            waiting: VecDeque::new(),
+            kept: state.first,
             seal: None,
             sealed: state.sealed,
             checkpoint: checkpoint_text(state.checkpoint.as_ref())?,
@@ -184,7 +204,7 @@ impl Walk {
                     return Err(Error::LetGo);
                 }
                 let link = self.link(row.seq).await?;
-                self.row(&mut text, &row, link);
+                self.row(&mut text, &row, link)?;
                 self.next = row.seq.saturating_add(1);
             }
         }
@@ -209,25 +229,66 @@ impl Walk {
         links.get(place).copied().map(Some).ok_or_else(|| SealError::Gap(seq).into())
     }
 
-    fn row(&mut self, text: &mut String, row: &AuditRow, link: Option<Hash>) {
+    fn row(
+        &mut self,
+        text: &mut String,
+        row: &AuditRow,
+        link: Option<Hash>,
+    ) -> Result<(), SealError> {
         let AuditRow { seq, chain, body } = row;
         let wanted = *seq >= self.range.first;
         let Some(chain) = chain else {
+            let (said, name) = read(body).ok_or(SealError::Checkpoint(*seq))?;
+            self.cover(&said)?;
             if wanted {
                 write_checkpoint(text, *seq, body);
                 self.lines += 1;
-                self.checkpoint = written(body).unwrap_or_else(|| self.checkpoint.clone());
+                self.checkpoint = name;
             }
-            return;
+            return Ok(());
         };
         let (number, prev) = self.heads.get(chain).copied().unwrap_or((0, BEGINNING));
         let number = number.saturating_add(1);
         let hash = link.unwrap_or_else(|| chain::record(*seq, chain, number, &prev, body));
         self.heads.insert(Arc::clone(chain), (number, hash));
+        if self.waiting.len() >= WAITING_MAX {
+            return Err(SealError::Gap(*seq));
+        }
+        self.waiting.push_back(Waiting { seq: *seq, chain: Arc::clone(chain), number, hash });
         if wanted && sees(&self.range.scope, chain) {
             write_record(text, (*seq, chain, number), &hex(&prev), &hex(&hash), body);
             self.lines += 1;
         }
+        Ok(())
+    }
+
+    /// Finds the leaf of each chain that grew, and no others: nothing is
+    /// signed here that the checkpoints do not have, in whichever chain. Only
+    /// an export of all chains could be looked through like this later.
+    fn cover(&mut self, said: &Checkpoint) -> Result<(), SealError> {
+        if said.first < self.kept {
+            // What it covers was let go.
+            return Ok(());
+        }
+        let fault = SealError::Leaves(said.number);
+        let mut grown: HashMap<Arc<str>, (i64, Hash)> = HashMap::new();
+        while let Some(Waiting { seq, .. }) = self.waiting.front()
+            && *seq <= said.last
+        {
+            let Some(Waiting { seq, chain, number, hash }) = self.waiting.pop_front() else {
+                break;
+            };
+            if seq < said.first {
+                return Err(fault);
+            }
+            grown.insert(chain, (number, hash));
+        }
+        let leaves: HashSet<&str> = said.leaves.iter().map(String::as_str).collect();
+        let known = |(chain, (number, hash)): (&Arc<str>, &(i64, Hash))| {
+            leaves.contains(hex(&chain::leaf(chain, *number, hash)).as_str())
+        };
+        let whole = leaves.len() == grown.len() && said.leaves.len() == grown.len();
+        if whole && grown.iter().all(known) { Ok(()) } else { Err(fault) }
     }
 
     fn close(&mut self, text: &mut String) {

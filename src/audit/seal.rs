@@ -24,6 +24,9 @@ pub enum SealError {
     /// A checkpoint that is no checkpoint.
     #[error("checkpoint {0} of the audit cannot be read")]
     Checkpoint(i64),
+    /// Other records are kept than those that it covers.
+    #[error("checkpoint {0} of the audit covers other records than those that are there")]
+    Leaves(i64),
 }
 
 /// A checkpoint as its row and its line have it.

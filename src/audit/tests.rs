@@ -576,3 +576,76 @@ async fn stream_audit_sends_what_comes_and_hides() {
     let found = new.try_next().await.unwrap().unwrap();
     assert_eq!((found.seq, &*found.chain), (69, "deploy"));
 }
+
+/// What somebody does who can write the database and has no key: the end of a
+/// chain goes to another one, and the ends of both are set to fit.
+async fn tail_moved(house: &House, to: &str) {
+    let state = house.store.audit_state().await.unwrap();
+    let rows = house.store.audit_from(1, 1000).await.unwrap();
+    let tail: Vec<i64> = rows
+        .iter()
+        .filter(|row| row.chain.as_deref() == Some("shop"))
+        .map(|row| row.seq)
+        .rev()
+        .take(2)
+        .collect();
+    let seal = house.store.audit_seal(tail[1]).await.unwrap().unwrap();
+    assert!(seal.covers.contains(&tail[0]), "both lie under one checkpoint: {tail:?}");
+    let of_shop = |seq: i64| {
+        rows.iter().filter(move |row| row.chain.as_deref() == Some("shop") && row.seq < seq)
+    };
+    let before = of_shop(tail[1]).next_back().unwrap().seq;
+    let hash = |seal: &crate::storage::AuditSeal, seq: i64| {
+        let place = usize::try_from(seq - seal.covers.start()).unwrap() * 32;
+        Hash::try_from(&seal.links[place..place + 32]).unwrap()
+    };
+    let stood = hash(&house.store.audit_seal(before).await.unwrap().unwrap(), before);
+    let ends = hash(&seal, tail[0]);
+    let conn = rusqlite::Connection::open(house.folder.path().join("bailiwick.db")).unwrap();
+    for seq in &tail {
+        conn.execute("UPDATE audit SET chain = ?2 WHERE seq = ?1", (seq, to)).unwrap();
+    }
+    let (number, _) = state.heads["shop"];
+    let set = "INSERT INTO audit_head (chain, number, hash) VALUES (?1, ?2, ?3) ON CONFLICT (chain) \
+               DO UPDATE SET number = excluded.number, hash = excluded.hash";
+    conn.execute(set, ("shop", number - 2, stood)).unwrap();
+    let had = state.heads.get(to).map_or(0, |(number, _)| *number);
+    conn.execute(set, (to, had + 2, ends)).unwrap();
+}
+
+#[tokio::test]
+async fn se_44_the_end_of_a_chain_that_went_elsewhere_is_not_exported_as_whole() {
+    for to in ["attic", "deploy"] {
+        let house = House::filled().await;
+        let noted = house.ledger.last_checkpoint().await.unwrap();
+        tail_moved(&house, to).await;
+        for namespaces in [vec!["shop".to_owned()], vec!["shop.eu".to_owned()], vec![]] {
+            let request = ExportRequest { namespaces, ..Default::default() };
+            let lines = Arc::clone(&house.ledger).export(&reader(&["*"]), &request).await.unwrap();
+            let ended = lines.try_collect::<Vec<_>>().await;
+            let number: i64 = noted.split_once(':').unwrap().0.parse().unwrap();
+            assert!(
+                matches!(&ended, Err(super::Error::Damaged(super::seal::SealError::Leaves(at))) if *at == number),
+                "{ended:?}"
+            );
+        }
+        // What lies before it can still be exported.
+        let until = Some(Timestamp::from_micros(BEGUN + 15 * MINUTE));
+        let request =
+            ExportRequest { until, namespaces: vec!["shop".to_owned()], ..Default::default() };
+        assert!(check(&house.export(&["*"], &request).await).unwrap().records > 0);
+    }
+}
+
+#[tokio::test]
+async fn se_44_a_part_of_what_retention_left_is_exported() {
+    let house = House::filled().await;
+    let keep =
+        crate::storage::AuditKept { since: None, bytes: Some(9_000), spared: None, untold: None };
+    let gone = house.store.let_audit_go(&keep, Timestamp::from_micros(0)).await.unwrap();
+    assert!(gone.rows > 0);
+    let shop = ExportRequest { namespaces: vec!["shop".to_owned()], ..Default::default() };
+    for text in [house.all().await, house.export(&["*"], &shop).await] {
+        assert!(check(&text).unwrap().records > 0);
+    }
+}

@@ -7,7 +7,7 @@ SHELL := /usr/bin/env bash
 MAKEFLAGS += --no-print-directory
 
 WITH_TOOLS := PATH="$$(tools/install.sh --path):$$PATH"
-TEST_TOOLS := debian brokers grpcurl grpc-health-probe h2spec python keycloak
+TEST_TOOLS := debian brokers grpcurl grpc-health-probe h2spec python verifiers envoy keycloak
 SHELL_SCRIPTS := .ci/run $(wildcard tools/*.sh tests/it/*/*.sh)
 
 .PHONY: help

@@ -8,8 +8,8 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    AuditSink, Auth, ClientAuthority, Controller, Jwt, Keys, LogFormat, Mode, OwnRate, Rates,
-    Scheduler, Settings, Storage, TokenStore,
+    Audit, AuditSink, Auth, ClientAuthority, Controller, Jwt, Keys, LogFormat, Mode, OwnRate,
+    Rates, Scheduler, Settings, Storage, TokenStore,
 };
 
 pub(super) fn redacted(settings: &Settings) -> Value {
@@ -65,16 +65,7 @@ pub(super) fn redacted(settings: &Settings) -> Value {
             "otlp_configured": telemetry.otlp_endpoint.is_some(),
             "service_name": telemetry.service_name,
         },
-        "audit": {
-            "enabled": audit.enabled,
-            "fail_closed": audit.fail_closed,
-            "record_reads": audit.record_reads,
-            "retention_days": audit.retention_days.map_or(0, NonZeroU32::get),
-            "retention_mb": audit.retention_mb.map_or(0, NonZeroU32::get),
-            "retention_min_days": audit.retention_min_days,
-            "sinks": audit.sinks.iter().map(redacted_sink).collect::<Vec<_>>(),
-            "sinks_wait_days": audit.sinks_wait_days,
-        },
+        "audit": redacted_audit(audit),
     });
     if let Some(shown) = shown.pointer_mut("/limits").and_then(Value::as_object_mut) {
         shown.extend(redacted_rates(&limits.rates));
@@ -84,6 +75,19 @@ pub(super) fn redacted(settings: &Settings) -> Value {
         shown.insert("egress_allow".to_owned(), allowed.collect());
     }
     shown
+}
+
+fn redacted_audit(audit: &Audit) -> Value {
+    json!({
+        "enabled": audit.enabled,
+        "fail_closed": audit.fail_closed,
+        "record_reads": audit.record_reads,
+        "retention_days": audit.retention_days.map_or(0, NonZeroU32::get),
+        "retention_mb": audit.retention_mb.map_or(0, NonZeroU32::get),
+        "retention_min_days": audit.retention_min_days,
+        "sinks": audit.sinks.iter().map(redacted_sink).collect::<Vec<_>>(),
+        "sinks_wait_days": audit.sinks_wait_days,
+    })
 }
 
 fn redacted_controller(controller: &Controller) -> Value {

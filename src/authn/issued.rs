@@ -447,8 +447,7 @@ impl Issued {
 
     fn put(&self, index: &mut Index, record: CredentialRecord) {
         let grant = self.grant(index, &record);
-        let lines = lineage(index, &record).filter_map(|record| record.expires_at);
-        let not_after = lines.chain(traded::end_of_parent(index, &record)).min();
+        let not_after = traded::end(index, &record);
         let principal = Principal {
             identity: Identity {
                 source: self.source(record.kind),

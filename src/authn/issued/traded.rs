@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Index, Issue, Issued, Recalls};
+use super::{Index, Issue, Issued, Recalls, lineage};
 use crate::{
     domain::{
         Timestamp,
@@ -58,12 +58,13 @@ impl Issued {
     }
 }
 
-/// When the very credential ends that a traded token came from, whatever
-/// succeeds it.
-pub(super) fn end_of_parent(index: &Index, record: &CredentialRecord) -> Option<Timestamp> {
+/// When a credential ends: with its line, and a traded one with the very
+/// credential that it came from, whatever succeeds that.
+pub(super) fn end(index: &Index, record: &CredentialRecord) -> Option<Timestamp> {
     let exchanged = record.kind == CredentialKind::Exchanged;
-    let parent = record.parent.as_ref().filter(|_| exchanged)?;
-    index.by_id.get(parent)?.session.principal.not_after
+    let parent = record.parent.as_ref().filter(|_| exchanged);
+    let parent = parent.and_then(|parent| index.by_id.get(parent)?.session.principal.not_after);
+    lineage(index, record).filter_map(|record| record.expires_at).chain(parent).min()
 }
 
 /// Whether a traded token hangs on a credential that was taken back or is gone.

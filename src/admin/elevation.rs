@@ -324,15 +324,14 @@ impl Elevating {
             || self.may_decide(principal, one).is_ok()
     }
 
-    /// Somebody else, who holds all of it there and may give rights there.
+    /// Somebody else, who holds all of it there.
     fn may_decide(&self, principal: &Principal, one: &Elevation) -> Result<()> {
         let scope = one.scope();
         let held = |permission: Permission| principal.scope_of(permission).covers(&scope);
-        let held = one.permissions.iter().all(|permission| held(*permission))
-            && (principal.is_root() || held(Permission::ApiKeysAdmin));
+        let held = one.permissions.iter().all(|permission| held(*permission));
         if scope == Scope::NOWHERE || one.permissions.is_empty() || !held {
-            let message = "Only who holds these permissions in that whole namespace, and \
-                           `api_keys:admin` there or root, decides about it";
+            let message = "Only who holds these permissions in that whole namespace \
+                           decides about it";
             return Err(forbidden(message));
         }
         match principal.identity.source {

@@ -192,7 +192,7 @@ pub(super) enum Command {
     Elevate(elevation::Elevate),
     /// Approve somebody else's request for more rights
     #[command(
-        after_help = "Who holds all of it in the whole namespace and has api_keys:admin there, or root, may.\n\nExamples:\n  bailiwick auth elevations --state pending\n  bailiwick auth approve 9f3c1a7be2045d68"
+        after_help = "Somebody else who holds all of it in the whole namespace may.\n\nExamples:\n  bailiwick auth elevations --state pending\n  bailiwick auth approve 9f3c1a7be2045d68"
     )]
     Approve {
         /// The request's id

@@ -69,7 +69,7 @@ async fn request_elevation_gives_its_grant_once_approved_and_to_nothing_made_by_
     assert_eq!(lists(&server, &alice).await, 403);
     let id = asked(&server, &alice, json!({})).await;
     assert_eq!(lists(&server, &alice).await, 403, "nothing before it is approved");
-    let (status, approved) = act(&server, &approver(), &id, "approve").await;
+    let (status, approved) = act(&server, &person("holder", &["tasks:list"]), &id, "approve").await;
     assert_eq!((status, &approved["state"]), (200, &json!("active")), "{approved}");
     assert_eq!(lists(&server, &alice).await, 200);
     assert_eq!(lists(&server, &person("alice", &["steps:read"])).await, 200, "by identity");
@@ -89,7 +89,7 @@ async fn request_elevation_gives_its_grant_once_approved_and_to_nothing_made_by_
 }
 
 #[tokio::test]
-async fn se_40_only_somebody_else_who_holds_it_and_may_give_it_approves() {
+async fn se_40_only_somebody_else_who_holds_it_approves() {
     let server = server().await;
     let alice = person("alice", &["tasks:list", "api_keys:admin", "steps:read"]);
     let id = asked(&server, &alice, json!({"permissions": "tasks:list"})).await;
@@ -101,13 +101,8 @@ async fn se_40_only_somebody_else_who_holds_it_and_may_give_it_approves() {
     assert_eq!(status, 201, "{key}");
     let (status, _) = act(&server, key["key"].as_str().unwrap(), &id, "approve").await;
     assert_eq!(status, 404, "another credential of hers does not even see it");
-    for (name, permissions) in [
-        ("holds-it-not", &["api_keys:admin", "steps:read"][..]),
-        ("gives-it-not", &["tasks:list", "steps:read"][..]),
-    ] {
-        let (status, _) = act(&server, &person(name, permissions), &id, "approve").await;
-        assert_eq!(status, 404, "{name} does not even see it");
-    }
+    let without = person("ann", &["api_keys:admin", "steps:read"]);
+    assert_eq!(act(&server, &without, &id, "approve").await.0, 404, "she does not even see it");
     let elsewhere = Token::new("dan", &["*"]).within(&["bank"]).sign();
     assert_eq!(act(&server, &elsewhere, &id, "approve").await.0, 404);
     // Nor does who has it for a while: approvals would beget each other.

@@ -1,7 +1,7 @@
 //! The tokens of a step: one for our own API, and one for each audience
 //! outside, all bound to the lease and dead with it.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rand::Rng as _;
@@ -14,16 +14,13 @@ use crate::{
         Clock, PermissionSet, Principal, TaskId,
         rights::{OWN_AUDIENCE, StepRights, step_subject},
     },
-    storage::Tenure,
+    storage::{TOKEN_LIFE, Tenure},
 };
 
 /// The purpose of the keys that sign them.
 pub const STEP: &str = "step";
 /// The type in their headers.
 pub const TYPE: &str = "bwk-step+jwt";
-/// How long one lives at most.
-const LIFE_MAX: Duration = Duration::from_mins(5);
-
 /// Makes the tokens of steps.
 #[derive(Debug)]
 pub struct StepTokens {
@@ -111,7 +108,7 @@ impl StepTokens {
             sub: &subject,
             aud: audience,
             iat: now.seconds(),
-            exp: tenure.deadline().min(now.plus(LIFE_MAX)).seconds(),
+            exp: tenure.deadline().min(now.plus(TOKEN_LIFE)).seconds(),
             jti: jti(&key, tenure),
             namespace: tenure.namespace.as_str(),
             task_uuid: task.to_string(),

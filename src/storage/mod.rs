@@ -34,7 +34,7 @@ pub use self::{
     schedules::{JobChange, JobCounts, NextState, RUNS_KEPT, RunEnd, ScheduleStore},
     signing::{SigningKeyRecord, SigningKeyStore},
     templates::{Registered, TemplateRecord, TemplateStore},
-    tenure::{LeaseTerms, NotSpawned, Spawn, Tenure},
+    tenure::{LeaseTerms, NotSpawned, Spawn, TOKEN_LIFE, Tenure},
 };
 use crate::domain::{
     Area, Json, LeaseId, Namespace, Scope, StepId, StepNo, TaskId, Timestamp,

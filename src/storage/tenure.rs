@@ -5,6 +5,9 @@ use std::{sync::Arc, time::Duration};
 use super::{Leased, TemplateRecord};
 use crate::domain::{LeaseId, Namespace, StepId, Timestamp};
 
+/// How long the token of a step lives at most (SE-31).
+pub const TOKEN_LIFE: Duration = Duration::from_mins(5);
+
 /// A lease that holds, as its tokens name it.
 #[derive(Clone, Debug)]
 pub struct Tenure {
@@ -79,10 +82,11 @@ pub struct LeaseTerms {
 }
 
 impl LeaseTerms {
-    /// Leases of this length, with two heartbeats that may be lost.
+    /// Leases of this length, with two heartbeats that may be lost before the
+    /// lease ends, or the tokens that it carries (SE-31).
     #[must_use]
     pub fn lasting(lease: Duration) -> Self {
-        Self { lease, heartbeat: lease / 3 }
+        Self { lease, heartbeat: lease.min(TOKEN_LIFE) / 3 }
     }
 }
 

@@ -246,6 +246,15 @@ async fn lease_of(server: &Server, of: &Value) -> Value {
 }
 
 #[tokio::test]
+async fn se_31_a_token_lives_five_minutes_however_long_its_lease() {
+    let server = house(setup().lease_seconds(3_600), SPAWNS).await;
+    let lease = leased(&server).await;
+    let claims = part(&own(&lease), 1);
+    let life = claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
+    assert!((295..=300).contains(&life), "{claims}");
+}
+
+#[tokio::test]
 async fn se_31_a_heartbeat_brings_fresh_tokens() {
     let asked = "permissions: [tasks:create]\n    spawns: [order]\n    audiences: [sts]";
     let server = house(setup().lease_seconds(5), asked).await;

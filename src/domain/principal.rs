@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn se_05_only_configuration_makes_root() {
+    fn se_05_se_33_only_configuration_makes_root() {
         let mut principal = Principal::auth_off();
         assert!(principal.is_root());
         for source in [Source::Idp, Source::Database, Source::Agent, Source::Session] {

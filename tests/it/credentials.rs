@@ -437,6 +437,36 @@ async fn se_40_a_list_of_places_is_bounded() {
 }
 
 #[tokio::test]
+async fn se_45_a_namespace_begins_for_who_has_a_grant_that_covers_it() {
+    let server = Server::start().await;
+    let permissions = ["templates:register", "templates:read", "tasks:create"];
+    let below = Token::new("below", &permissions).within(&["shop."]).sign();
+    let tree = Token::new("tree", &permissions).within(&["shop"]).sign();
+    for (who, namespace, wanted) in [
+        (&below, "shop", 404),
+        (&below, "shops", 404),
+        (&tree, "shops", 404),
+        (&tree, "bank.shop", 404),
+        (&below, "shop.eu.north", 201),
+        (&tree, "shop", 201),
+    ] {
+        let definition = format!(
+            "name: order\nnamespace_name: {namespace}\nversion: 1.0.0\nsteps:\n  - name: only\n    \
+             handler: {{callable: work}}\n"
+        );
+        let body = json!({"namespace": namespace, "definition": definition});
+        let (status, answer) = with(&server, who, "POST", "/v1/templates", Some(body)).await;
+        assert_eq!(status, wanted, "{namespace}: {answer}");
+        let body = json!({"namespace": namespace, "name": "order"});
+        let (status, answer) = with(&server, who, "POST", "/v1/tasks", Some(body)).await;
+        assert_eq!(status, wanted, "{namespace}: {answer}");
+    }
+    let (_, found) = server.as_root("GET", "/v1/templates", None).await;
+    let found: Vec<_> = found["templates"].as_array().unwrap().iter().collect();
+    assert_eq!(found.len(), 2, "nothing began elsewhere: {found:?}");
+}
+
+#[tokio::test]
 async fn se_47_the_jwts_of_a_subject_are_taken_back() {
     let server = Server::with(Setup::steady()).await;
     let issued = |subject: &str, ago: i64| {
@@ -556,6 +586,31 @@ async fn se_40_nobody_makes_a_key_beyond_own_grants() {
     assert_eq!(with(&server, &admin, "GET", &path, None).await.0, 404);
     let (_, list) = with(&server, &admin, "GET", "/v1/api-keys", None).await;
     assert_eq!(list["api_keys"].as_array().unwrap().len(), 1);
+}
+
+/// The rule for agents and nodes, by what is made here: keys and tokens.
+#[tokio::test]
+async fn se_33_what_is_made_has_what_its_maker_holds_and_is_never_root() {
+    let server = Server::start().await;
+    let wide = |name: &str| json!({"name": name, "full_access": true, "namespaces": ["*"]});
+    let everywhere = Token::new("star", &["*"]).sign();
+    let in_shop = Token::new("shop", &["*"]).within(&["shop"]).sign();
+    let most = Token::new("most", &["api_keys:*", "tasks:*"]).sign();
+    for (who, wanted) in [(&in_shop, 404), (&most, 403), (&everywhere, 201)] {
+        let (status, answer) = with(&server, who, "POST", "/v1/api-keys", Some(wide("k"))).await;
+        assert_eq!(status, wanted, "{answer}");
+    }
+    let body = json!({"name": "k", "full_access": true, "namespaces": ["shop"]});
+    let (status, answer) = with(&server, &in_shop, "POST", "/v1/api-keys", Some(body)).await;
+    assert_eq!(status, 403, "`*` in its namespaces alone: {answer}");
+    let (status, made) = server.as_root("POST", "/v1/api-keys", Some(wide("all"))).await;
+    assert_eq!(status, 201, "{made}");
+    let key = made["key"].as_str().unwrap();
+    assert_eq!(with(&server, key, "GET", "/v1/tasks", None).await.0, 200);
+    let (status, answer) = with(&server, key, "GET", TOKENS, None).await;
+    assert_eq!((status, answer["reason"].as_str()), (403, Some("ROOT_REQUIRED")), "{answer}");
+    let star = json!({"scopes": "*", "name": "all"});
+    assert_eq!(server.as_root("POST", TOKENS, Some(star)).await.0, 400, "tokens never have it");
 }
 
 #[tokio::test]

@@ -127,8 +127,8 @@ macro_rules! suite {
             signing::a_signing_key_reads_back_until_it_is_retired
             signing::who_registered_a_template_is_kept
             signing::a_lease_is_seen_as_long_as_it_lives
-            signing::what_steps_make_is_bounded_in_depth_and_number
-            signing::a_cancel_reaches_all_that_descends
+            signing::se_45_what_steps_make_is_bounded_in_depth_and_number
+            signing::se_45_a_cancel_reaches_all_that_descends
             audit::se_44_every_change_of_a_task_brings_its_record
             audit::se_44_what_serves_work_brings_its_record
             audit::se_44_a_change_that_is_not_made_brings_none

@@ -104,7 +104,7 @@ async fn spawned<E: Engine>(house: &House<E>, lease: LeaseId, budget: u32) -> Cr
     house.create_task(task).await
 }
 
-pub(crate) async fn what_steps_make_is_bounded_in_depth_and_number<E: Engine>(
+pub(crate) async fn se_45_what_steps_make_is_bounded_in_depth_and_number<E: Engine>(
     house: &mut House<E>,
 ) {
     house.one_step("shop", "").await;
@@ -141,7 +141,7 @@ pub(crate) async fn what_steps_make_is_bounded_in_depth_and_number<E: Engine>(
     assert_eq!(all(TaskFilter::default()).await, 10);
 }
 
-pub(crate) async fn a_cancel_reaches_all_that_descends<E: Engine>(house: &mut House<E>) {
+pub(crate) async fn se_45_a_cancel_reaches_all_that_descends<E: Engine>(house: &mut House<E>) {
     house.one_step("shop", "").await;
     let root = house.create("shop/one").await.core.id;
     let other = house.create("shop/one").await.core.id;

@@ -10,6 +10,7 @@ use tokio::{
         BufReader,
     },
     net::TcpStream,
+    process::Command,
     time::{Instant, sleep, timeout},
 };
 
@@ -130,6 +131,11 @@ impl Lines {
 
 /// Tries to start a server that must refuse to; answers what it says.
 pub async fn refused(folder: &Path, controller: &str) -> String {
+    refused_by(process::bailiwick(), folder, controller).await
+}
+
+/// The same of a command that becomes the server.
+pub async fn refused_by(mut command: Command, folder: &Path, controller: &str) -> String {
     let config = folder.join("bailiwick.toml");
     // A port that a server which did start would be found on.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -138,7 +144,6 @@ pub async fn refused(folder: &Path, controller: &str) -> String {
         &format!("[controller]\nlisten = \"{free}\""),
     );
     fs::write(&config, text).unwrap();
-    let mut command = process::bailiwick();
     command.arg("-c").arg(&config).arg("serve");
     let mut process = Process::start(command);
     let code = process.exit().await;

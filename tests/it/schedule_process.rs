@@ -96,6 +96,22 @@ async fn se_61_a_job_runs_its_rules_command_with_itself_as_data() {
 }
 
 #[tokio::test]
+async fn an_awf_rule_runs_the_workflow_by_the_command_on_the_path() {
+    // A stand-in where commands are looked up, seen by this server alone.
+    let stand_in = "mkdir \"$DATA/../bin\"\n\
+                    printf '#!/bin/sh\\necho \"$0|$*|$BAILIWICK_JOB_ID\"\\n' > \"$DATA/../bin/awf\"\n\
+                    chmod 755 \"$DATA/../bin/awf\"\n\
+                    mount --bind \"$DATA/../bin\" /usr/local/bin";
+    let server = Server::with(Setup { mounts: Some(stand_in.to_owned()), ..setup("") }).await;
+    let runner = json!({"type": "awf", "workflow": "deploy", "args": ["--input", "k=a b"]});
+    rule(&server, "flow", runner).await;
+    job(&server, "flow.a").await;
+    let ran = run(&server, "flow.a").await;
+    assert_eq!(ran["outcome"], "executed", "{ran}");
+    assert_eq!(ran["output"], "/usr/local/bin/awf|run deploy --input k=a b|flow.a");
+}
+
+#[tokio::test]
 async fn failures_and_the_time_limit_stand_in_the_history() {
     let server = Server::with(setup("command_timeout_seconds = 1\n")).await;
     for (id, runner, error) in [

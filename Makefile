@@ -38,7 +38,10 @@ lint: ## Check format, lints of Rust, protos and shell scripts
 	$(WITH_TOOLS) buf format --diff --exit-code --exclude-path proto/google
 	shellcheck --external-sources $(SHELL_SCRIPTS)
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --package bailiwick --no-default-features -- -D warnings
+	for features in "" amqp redis; do \
+		cargo clippy --locked --package bailiwick --no-default-features \
+			--features "$$features" -- -D warnings; \
+	done
 
 .PHONY: licences
 licences: ## Check licences, bans and sources of all dependencies

@@ -10,6 +10,8 @@ import sys
 RULE = "[bailiwick.access.v1.rule]"
 HTTP = "[google.api.http]"
 VERBS = ("get", "post", "put", "patch", "delete")
+# Whose services the server has: its own, and what Envoy asks.
+PACKAGES = ("bailiwick.v1", "envoy.service.auth.v3")
 
 
 def comments(file):
@@ -119,7 +121,7 @@ def main():
     page, descriptors, *rest = sys.argv[1:]
     with open(descriptors, encoding="utf-8") as file:
         files = json.load(file)["file"]
-    files = [file for file in files if file.get("package") == "bailiwick.v1"]
+    files = [file for file in files if file.get("package") in PACKAGES]
     if page == "rpcs":
         print_rpcs(files)
     elif page == "reasons":

@@ -45,7 +45,8 @@ use crate::process;
 #[derive(Debug, Parser)]
 #[command(name = "bailiwick", version, about, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
-    /// The configuration that `serve`, `worker run` and `auth generate-token` read
+    /// The configuration that `serve` and `worker run` read, and `auth show-permissions`,
+    /// `generate-token`, `validate-token` and `replay`
     #[arg(short, long, global = true, value_name = "FILE", env = "BAILIWICK_CONFIG")]
     config: Option<PathBuf>,
     /// How to print results

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{
-        Server, Setup,
+        ROOT_KEY, Server, Setup,
         credentials::{Token, issuer},
         refused, run,
     },
@@ -136,6 +136,11 @@ async fn tk_52_certificates_hold_roles() {
     let answer = client.get(url).send().await.unwrap().text().await.unwrap();
     let me: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(me["grants"][0]["permissions"], json!(OWN_HOLDS), "{me}");
+    // A rule for certificates has no public id, and is nobody without a name.
+    let url = format!("https://{}/v1/can-i", server.http);
+    let body = json!({"actions": [{"permission": "tasks:read"}], "as_subject": ""});
+    let answer = client.post(url).header("x-api-key", ROOT_KEY).json(&body).send().await.unwrap();
+    assert_eq!(answer.status(), 404);
 }
 
 #[tokio::test]

@@ -100,7 +100,7 @@ impl Explainer {
         let all = authenticator.bearers(now);
         let named = all.into_iter().find(|bearer| {
             let Principal { identity, credential_id, .. } = &*bearer.principal;
-            identity.to_string() == text || **credential_id == *text
+            identity.to_string() == text || !text.is_empty() && **credential_id == *text
         });
         let named = named.map(|bearer| Subject { principal: bearer.principal, last_seen_at: None });
         let found = match named {

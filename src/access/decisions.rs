@@ -87,13 +87,22 @@ impl Decision {
         }
     }
 
+    /// What is kept of credentials that it answered about.
+    fn judged_bytes(&self) -> usize {
+        let By::Caller(origin) = &self.by else { return 0 };
+        let Some(judgement) = origin.judged() else { return 0 };
+        let about = judgement.about().iter();
+        let held = about.filter_map(|one| one.principal.as_deref()).map(principal_bytes);
+        judgement.bytes() + held.sum::<usize>()
+    }
+
     fn bytes(&self) -> usize {
         let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
         let asked = match &self.by {
             By::Caller(origin) => origin.asked().iter().map(|place| place.len()).sum(),
             By::Stranger(_) => 0,
         };
-        DECISION_BYTES + text(&self.reason) + text(&self.object) + asked
+        DECISION_BYTES + text(&self.reason) + text(&self.object) + asked + self.judged_bytes()
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) struct Inner {
     pub(super) limits: Limits,
     excesses: Throttle,
     /// Where decisions are recorded; none in a process without a store.
-    journal: Option<Journal>,
+    pub(super) journal: Option<Journal>,
     /// What was decided lately.
     pub(super) decisions: Arc<Decisions>,
 }

@@ -5,6 +5,7 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use http::HeaderMap;
+use sha2::{Digest as _, Sha256};
 
 use super::{call::Caller, counters::Limited, gate::Gate, refusal::Refusal};
 pub use crate::authn::Inspected;
@@ -36,6 +37,22 @@ pub enum Verdict {
     /// There is no such permission.
     PermissionUnknown,
 }
+
+impl Verdict {
+    /// As records say it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::PermissionMissing => "permission_missing",
+            Self::NamespaceNotHeld => "namespace_not_held",
+            Self::PermissionUnknown => "permission_unknown",
+        }
+    }
+}
+
+/// What records say of a question about a credential that does not count.
+pub const TOKEN_INACTIVE: &str = "token_inactive";
 
 /// Decides whether a principal has a permission of this server, or one of the
 /// `declared` ones of others, in a whole area; anywhere without one.
@@ -71,6 +88,14 @@ impl Gate {
     /// got.
     pub fn shown_in<'h>(&self, headers: &'h HeaderMap) -> Result<&'h str, Unauthenticated> {
         self.inner().authenticator.shown_in(headers)
+    }
+
+    /// What records call a credential by that another server was shown; none
+    /// without an audit.
+    #[must_use]
+    pub fn fingerprint_of(&self, token: &str) -> Option<Arc<str>> {
+        let journal = self.inner().journal.as_ref()?;
+        Some(journal.fingerprint(&Sha256::digest(token.as_bytes()).into()))
     }
 
     /// Whether a credential is the very one that a call was made with.

@@ -21,7 +21,7 @@ pub use call::{
     Scoped,
 };
 pub use gate::{Gate, line};
-pub use inspect::{Guessing, Inspected, Verdict, verdict};
+pub use inspect::{Guessing, Inspected, TOKEN_INACTIVE, Verdict, verdict};
 pub use limits::RateState;
 pub use refusal::{Kind, Reason, Refusal, Unauthenticated, reason_name};
 pub use table::{MethodRule, Rule, Table};

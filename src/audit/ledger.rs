@@ -4,6 +4,7 @@
 use std::{borrow::Cow, fmt, sync::Arc};
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::{
@@ -175,6 +176,38 @@ pub struct Entry<'a> {
     /// The client's address.
     #[serde(borrow, default)]
     pub peer: Option<Cow<'a, str>>,
+    /// What else belongs to it.
+    #[serde(borrow, default)]
+    detail: Option<&'a RawValue>,
+}
+
+/// What was answered about credentials of others, as it is searched.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Answered<'a> {
+    #[serde(borrow, default)]
+    pub(super) judged: Vec<About<'a>>,
+}
+
+/// A credential that was asked about.
+#[derive(Debug, Deserialize)]
+pub(super) struct About<'a> {
+    #[serde(borrow, default)]
+    pub(super) subject: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) credential: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) fingerprint: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) questions: Vec<Asked<'a>>,
+}
+
+/// A question about it.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Asked<'a> {
+    #[serde(borrow, default)]
+    pub(super) permission: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) namespace: Option<Cow<'a, str>>,
 }
 
 /// Who acted, by which credential.
@@ -205,6 +238,16 @@ impl<'a> Entry<'a> {
     #[must_use]
     pub fn read(body: &'a str) -> Option<Self> {
         serde_json::from_str(body).ok()
+    }
+
+    /// The credentials of others that were asked about.
+    pub(super) fn answered(&self) -> Vec<About<'a>> {
+        let detail = self.detail.map(RawValue::get);
+        let detail = detail.filter(|detail| detail.starts_with("{\"judged\":"));
+        detail
+            .and_then(|detail| serde_json::from_str::<Answered<'a>>(detail).ok())
+            .unwrap_or_default()
+            .judged
     }
 
     /// When, as a time.

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures::{Stream, stream};
 
-use super::ledger::{BATCH, Entry, Error, Ledger, sees};
+use super::ledger::{About, Asked, BATCH, Entry, Error, Ledger, sees};
 use crate::{
     authz::Claim,
     domain::{Timestamp, audit::Outcome, permission::right::AuditRead},
@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// What is looked for; what is not said may be anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// The subject of who acted.
+    /// The subject of who acted, or whose credential was asked about.
     pub actor: Option<String>,
     /// The full name of an RPC, or what stands behind its slash.
     pub rpc: Option<String>,
@@ -31,7 +31,8 @@ pub struct Filter {
     pub object: Option<String>,
     /// What became of it.
     pub outcome: Option<Outcome>,
-    /// The public id of a credential, or its fingerprint.
+    /// The public id of a credential that was used or asked about, or its
+    /// fingerprint.
     pub credential: Option<String>,
     /// The call's id.
     pub request_id: Option<String>,
@@ -43,36 +44,55 @@ pub struct Filter {
 
 impl Filter {
     fn takes(&self, chain: &str, entry: &Entry<'_>) -> bool {
-        let is = |asked: &Option<String>, found: Option<&str>| {
-            asked.as_deref().is_none_or(|asked| found == Some(asked))
-        };
-        let who = entry.actor.as_ref();
         let rpc = self.rpc.as_deref().is_none_or(|asked| {
             entry.rpc == asked
                 || entry.rpc.rsplit_once('/').is_some_and(|(_, method)| method == asked)
-        });
-        let credential = self.credential.as_deref().is_none_or(|asked| {
-            who.is_some_and(|who| {
-                who.credential == asked || who.fingerprint.as_deref() == Some(asked)
-            })
-        });
-        let place = entry.namespace.as_deref().unwrap_or(chain);
-        let namespace = self.namespace.as_deref().is_none_or(|asked| {
-            place.strip_prefix(asked).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         });
         let (since, until) = (self.since, self.until);
         let in_time = (since.is_none() && until.is_none())
             || entry.time().is_some_and(|at| {
                 since.is_none_or(|since| at >= since) && until.is_none_or(|until| at < until)
             });
-        rpc && credential
-            && namespace
-            && in_time
-            && is(&self.actor, who.map(|who| &*who.subject))
-            && is(&self.permission, entry.permission.as_deref())
-            && is(&self.object, entry.object.as_deref())
-            && is(&self.request_id, entry.request_id.as_deref())
+        rpc && in_time
+            && is(self.object.as_deref(), entry.object.as_deref())
+            && is(self.request_id.as_deref(), entry.request_id.as_deref())
             && self.outcome.is_none_or(|outcome| entry.outcome == outcome.as_str())
+            && (self.is_by(chain, entry) || entry.answered().iter().any(|one| self.is_about(one)))
+    }
+
+    /// Whether the call itself is meant.
+    fn is_by(&self, chain: &str, entry: &Entry<'_>) -> bool {
+        let who = entry.actor.as_ref();
+        let credential = |asked: &str| {
+            who.is_some_and(|who| {
+                who.credential == asked || who.fingerprint.as_deref() == Some(asked)
+            })
+        };
+        self.credential.as_deref().is_none_or(credential)
+            && self.is_there(entry.namespace.as_deref().unwrap_or(chain))
+            && is(self.actor.as_deref(), who.map(|who| &*who.subject))
+            && is(self.permission.as_deref(), entry.permission.as_deref())
+    }
+
+    /// Whether a credential is meant that the call was about.
+    fn is_about(&self, about: &About<'_>) -> bool {
+        let About { subject, credential, fingerprint, questions } = about;
+        let named = |asked: &str| {
+            credential.as_deref() == Some(asked) || fingerprint.as_deref() == Some(asked)
+        };
+        let asked = |question: &Asked<'_>| {
+            is(self.permission.as_deref(), question.permission.as_deref())
+                && self.is_there(question.namespace.as_deref().unwrap_or_default())
+        };
+        self.credential.as_deref().is_none_or(named)
+            && is(self.actor.as_deref(), subject.as_deref())
+            && (questions.iter().any(asked) || asked(&Asked::default()))
+    }
+
+    fn is_there(&self, place: &str) -> bool {
+        self.namespace.as_deref().is_none_or(|asked| {
+            place.strip_prefix(asked).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
     }
 }
 
@@ -95,6 +115,10 @@ pub struct FoundPage {
     /// Before which number to go on; none at the end. A page may be short, or
     /// empty, and have more behind it.
     pub before: Option<i64>,
+}
+
+fn is(asked: Option<&str>, found: Option<&str>) -> bool {
+    asked.is_none_or(|asked| found == Some(asked))
 }
 
 fn taken(claim: &Claim<AuditRead>, filter: &Filter, row: AuditRow) -> Option<Found> {

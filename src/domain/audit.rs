@@ -19,7 +19,10 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{Permission, Principal, RequestId, Timestamp, history::Change, principal::Identity};
+use super::{
+    Permission, Principal, RequestId, Timestamp, history::Change, judged::Judgement,
+    principal::Identity,
+};
 
 /// A call, and who makes it.
 pub struct Origin {
@@ -53,6 +56,8 @@ pub struct Trail {
     place: OnceLock<Arc<str>>,
     /// The places that it asked for, once it was refused for them.
     asked: OnceLock<Vec<Arc<str>>>,
+    /// What it answered about credentials of others.
+    judged: OnceLock<Judgement>,
     /// Whether a change of this call was stored together with its record.
     recorded: AtomicBool,
     /// Whether what became of the call was noted.
@@ -98,6 +103,18 @@ impl Origin {
     #[must_use]
     pub fn asked(&self) -> &[Arc<str>] {
         self.trail.asked.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Notes what the call answered about credentials that somebody else was
+    /// shown; the first time counts.
+    pub fn judges(&self, judgement: Judgement) {
+        self.trail.judged.get_or_init(|| judgement);
+    }
+
+    /// What it answered about them; none where it was not asked.
+    #[must_use]
+    pub fn judged(&self) -> Option<&Judgement> {
+        self.trail.judged.get()
     }
 
     /// Notes that a change of this call has its record in its transaction.
@@ -226,6 +243,8 @@ pub enum Detail<'a> {
     Changes(&'a [Change]),
     /// `{"change":"set"}`.
     Change(&'a str),
+    /// What was answered about credentials of others.
+    Judged(&'a Judgement),
     /// A JSON object.
     Object(&'a RawValue),
 }
@@ -234,6 +253,7 @@ impl Serialize for Detail<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (name, mut map) = match self {
             Self::Object(object) => return object.serialize(serializer),
+            Self::Judged(judgement) => return judgement.serialize(serializer),
             Self::Change(_) => ("change", serializer.serialize_map(Some(1))?),
             Self::Changes(_) => ("changes", serializer.serialize_map(Some(1))?),
         };
@@ -241,6 +261,7 @@ impl Serialize for Detail<'_> {
             Self::Changes(changes) => map.serialize_entry(name, &Changes(changes))?,
             Self::Change(change) => map.serialize_entry(name, change)?,
             Self::Object(object) => map.serialize_entry(name, object)?,
+            Self::Judged(judgement) => map.serialize_entry(name, judgement)?,
         }
         map.end()
     }
@@ -341,6 +362,7 @@ impl<'a> Record<'a> {
             elevated: origin.permission.is_some() && origin.is_elevated(),
             namespace: origin.place(),
             peer: origin.peer,
+            detail: origin.judged().map(Detail::Judged),
             ..Self::of_server(at)
         }
     }

@@ -10,6 +10,7 @@ pub mod elevation;
 pub mod history;
 pub mod ids;
 pub mod json;
+pub mod judged;
 pub mod namespace;
 pub mod network;
 pub mod permission;

@@ -116,6 +116,18 @@ pub struct Grant {
     pub scope: Scope,
 }
 
+impl Grant {
+    /// Whether it has a permission by its name, of this server or of another
+    /// service.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        match Permission::parse(name) {
+            Some(own) => self.permissions.contains(own),
+            None => self.permissions.contains_foreign(name),
+        }
+    }
+}
+
 /// Who a principal is: the subject counts only together with where it comes
 /// from (SE-02).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -213,6 +225,20 @@ impl Principal {
         match (&self.worker_scope, permission) {
             (Some(worker), Permission::WorkLease) => scope.intersection(worker),
             _ => scope,
+        }
+    }
+
+    /// The same for a permission by its name, of this server or of another
+    /// service.
+    #[must_use]
+    pub fn scope_of_named(&self, name: &str) -> Scope {
+        match Permission::parse(name) {
+            Some(own) => self.scope_of(own),
+            None => self
+                .grants
+                .iter()
+                .filter(|grant| grant.has(name))
+                .fold(Scope::NOWHERE, |scope, grant| scope.union(grant.scope.clone())),
         }
     }
 

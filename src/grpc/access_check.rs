@@ -5,10 +5,15 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::status::Error;
 use crate::{
-    access::{Caller, Gate, Guessing, Inspected, Reason, Refusal, Verdict, verdict},
+    access::{
+        Caller, Gate, Guessing, Inspected, Reason, Refusal, TOKEN_INACTIVE, Verdict, verdict,
+    },
     authz::Claim,
     domain::{
-        Area, Principal, Scope, Timestamp, permission::right::TokensIntrospect, principal::Method,
+        Area, Principal, Scope, Timestamp,
+        judged::{Judged, Judgement, Question},
+        permission::right::TokensIntrospect,
+        principal::Method,
     },
     pb::v1 as pb,
 };
@@ -28,6 +33,13 @@ pub(super) struct Checks {
 pub(super) struct Asker<'a> {
     pub(super) caller: &'a Caller,
     pub(super) claim: &'a Claim<TokensIntrospect>,
+}
+
+impl Asker<'_> {
+    /// Notes what it is told, for the record of its call.
+    pub(super) fn judges(&self, judgement: Judgement) {
+        self.caller.origin().judges(judgement);
+    }
 }
 
 /// A credential with its client's address.
@@ -50,6 +62,7 @@ impl Checks {
         let client = address(request.client_address.as_deref())?;
         let shown = Shown { token: present("token", &request.token)?, client };
         let found = self.look(asker, shown).await?;
+        asker.judges(Judgement::of(self.judged(shown, found.as_ref())));
         Ok(found.as_ref().map_or_else(pb::IntrospectResponse::default, introspected))
     }
 
@@ -63,7 +76,10 @@ impl Checks {
             Shown { token: present("token", token)?, client: address(client_address.as_deref())? };
         let area = area("namespace", namespace.as_deref())?;
         let found = self.look(asker, shown).await?;
-        Ok(self.decided(found.as_ref(), permission, area.as_ref()))
+        let (answer, verdict) = self.decided(found.as_ref(), permission, area.as_ref());
+        let questions = vec![Question::new(Some(permission), namespace.as_deref(), verdict)];
+        asker.judges(Judgement::of(Judged { questions, ..self.judged(shown, found.as_ref()) }));
+        Ok(answer)
     }
 
     pub(super) async fn check_batch(
@@ -78,24 +94,35 @@ impl Checks {
         }
         let client = address(client_address.as_deref())?;
         // Each credential is looked up once, so that it costs once.
-        let mut known: Vec<(&str, Option<Inspected>)> = Vec::new();
+        let mut known: Vec<(Shown<'_>, Option<Inspected>, Vec<Question>)> = Vec::new();
         let mut answers = Vec::with_capacity(questions.len());
         for (place, question) in questions.iter().enumerate() {
             let field = |name: &str| format!("questions[{place}].{name}");
             let named = question.token.as_deref().or(token.as_deref()).unwrap_or_default();
             let named = present(&field("token"), named)?;
             let area = area(&field("namespace"), question.namespace.as_deref())?;
-            let at = match known.iter().position(|(token, _)| *token == named) {
+            let at = match known.iter().position(|(shown, ..)| shown.token == named) {
                 Some(at) => at,
                 None => {
                     let shown = Shown { token: named, client };
-                    known.push((named, self.look(asker, shown).await?));
+                    known.push((shown, self.look(asker, shown).await?, Vec::new()));
                     known.len() - 1
                 }
             };
-            let found = known.get(at).and_then(|(_, found)| found.as_ref());
-            answers.push(self.decided(found, &question.permission, area.as_ref()));
+            let found = known.get(at).and_then(|(_, found, _)| found.as_ref());
+            let permission = &question.permission;
+            let (answer, verdict) = self.decided(found, permission, area.as_ref());
+            answers.push(answer);
+            if let Some((.., asked)) = known.get_mut(at) {
+                let namespace = question.namespace.as_deref();
+                asked.push(Question::new(Some(permission), namespace, verdict));
+            }
         }
+        let mut judgement = Judgement::default();
+        for (shown, found, questions) in known {
+            judgement.take(Judged { questions, ..self.judged(shown, found.as_ref()) });
+        }
+        asker.judges(judgement);
         Ok(pb::CheckBatchResponse { answers })
     }
 
@@ -109,10 +136,11 @@ impl Checks {
         found: Option<&Inspected>,
         permission: &str,
         area: Option<&Area>,
-    ) -> pb::CheckResponse {
+    ) -> (pb::CheckResponse, &'static str) {
         let Some(found) = found else {
             let reason = pb::CheckReason::TokenInactive.into();
-            return pb::CheckResponse { allowed: false, reason, principal: None };
+            let answer = pb::CheckResponse { allowed: false, reason, principal: None };
+            return (answer, TOKEN_INACTIVE);
         };
         let principal = &found.session.principal;
         let verdict = verdict(principal, &self.declared, permission, area);
@@ -122,10 +150,22 @@ impl Checks {
             Verdict::NamespaceNotHeld => pb::CheckReason::NamespaceNotHeld,
             Verdict::PermissionUnknown => pb::CheckReason::PermissionUnknown,
         };
-        pb::CheckResponse {
+        let answer = pb::CheckResponse {
             allowed: verdict == Verdict::Allowed,
             reason: reason.into(),
             principal: Some(checked(principal)),
+        };
+        (answer, verdict.as_str())
+    }
+
+    /// What the record says of a credential.
+    fn judged(&self, shown: Shown<'_>, found: Option<&Inspected>) -> Judged {
+        Judged {
+            principal: found.map(|found| Arc::clone(&found.session.principal)),
+            fingerprint: self.gate.fingerprint_of(shown.token),
+            client: shown.client,
+            active: Some(found.is_some()),
+            questions: Vec::new(),
         }
     }
 }

@@ -9,8 +9,14 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{access_check::Asker, call::answer, status};
 use crate::{
-    access::{Caller, Gate, Guessing, Kind, Reason, Refusal, Unauthenticated, Verdict, verdict},
-    domain::{Area, Permission, Principal, Scope},
+    access::{
+        Caller, Gate, Guessing, Kind, Reason, Refusal, TOKEN_INACTIVE, Unauthenticated, Verdict,
+        verdict,
+    },
+    domain::{
+        Area, Principal,
+        judged::{Judged, Judgement, Question},
+    },
     pb::{
         envoy::service::auth::v3::{
             self as envoy, authorization_server, check_response::HttpResponse,
@@ -22,6 +28,9 @@ use crate::{
 
 /// What stands in front of the headers that only this server sets.
 const OWN_HEADERS: &str = "x-bailiwick-";
+
+/// What the record says where the proxy's own settings refuse a request.
+const ROUTE_INVALID: &str = "route_invalid";
 
 /// Answers proxies.
 #[derive(Clone, Debug)]
@@ -35,41 +44,51 @@ impl ExtAuthz {
         Self { gate, declared: Arc::new(declared) }
     }
 
-    /// Who makes the request; a refusal is what the proxy answers.
+    /// Who makes the request; a refusal is what the proxy answers. What is known
+    /// of the credential by then is noted in `judged`.
     async fn decide(
         &self,
         asker: Asker<'_>,
         attributes: &envoy::AttributeContext,
-    ) -> Result<Arc<Principal>, Refusal> {
-        let request = attributes.request.as_ref().and_then(|request| request.http.as_ref());
-        let request = request.ok_or_else(|| bad("There is no HTTP request to decide about"))?;
-        if !is_normal(&request.path) {
-            return Err(bad("The path is not in its normal form; write it without detours"));
-        }
-        let named = |name: &str| attributes.context_extensions.get(name).map(String::as_str);
-        let permission = named("permission").ok_or_else(|| {
-            let message = "The proxy's route names no permission; set context_extensions";
-            Refusal::new(Kind::Forbidden, Reason::PermissionMissing, message)
-        })?;
-        let area = named("namespace").map(Area::parse).transpose().map_err(|_| {
-            let message = "The proxy's route names no valid namespace";
-            Refusal::new(Kind::Forbidden, Reason::PermissionMissing, message)
-        })?;
-        let headers = credentials(request).ok_or_else(|| bad("a header cannot be read"))?;
-        let token = self.gate.shown_in(&headers).map_err(Refusal::unauthenticated)?;
+        judged: &mut Judged,
+    ) -> Result<Arc<Principal>, Denied> {
         let source = attributes.source.as_ref().and_then(|peer| peer.address.as_ref());
         let client = source.and_then(|address| match address.address.as_ref()? {
             envoy::address::Address::SocketAddress(socket) => socket.address.parse().ok(),
         });
+        judged.client = client;
+        let request = attributes.request.as_ref().and_then(|request| request.http.as_ref());
+        let request = request.ok_or_else(|| bad("There is no HTTP request to decide about"))?;
+        if !is_normal(&request.path) {
+            return Err(bad("The path is not in its normal form; write it without detours").into());
+        }
+        let named = |name: &str| attributes.context_extensions.get(name).map(String::as_str);
+        let permission = named("permission").ok_or_else(|| {
+            Denied::of_route("The proxy's route names no permission; set context_extensions")
+        })?;
+        let area = named("namespace").map(Area::parse).transpose();
+        let area =
+            area.map_err(|_| Denied::of_route("The proxy's route names no valid namespace"))?;
+        let headers = credentials(request).ok_or_else(|| bad("a header cannot be read"))?;
+        let token = self.gate.shown_in(&headers).map_err(Refusal::unauthenticated)?;
+        judged.fingerprint = self.gate.fingerprint_of(token);
         let Asker { caller, claim } = asker;
         let found = self.gate.inspect(caller, claim, token, client, Guessing::GoesOn).await?;
-        let found = found.ok_or_else(|| Refusal::unauthenticated(Unauthenticated::Invalid))?;
+        judged.active = Some(found.is_some());
+        let found = found.ok_or_else(|| {
+            let refusal = Refusal::unauthenticated(Unauthenticated::Invalid);
+            Denied { refusal, verdict: TOKEN_INACTIVE.into() }
+        })?;
         let principal = Arc::clone(&found.session.principal);
+        judged.principal = Some(Arc::clone(&principal));
         match verdict(&principal, &self.declared, permission, area.as_ref()) {
             Verdict::Allowed => Ok(principal),
-            Verdict::PermissionMissing | Verdict::NamespaceNotHeld | Verdict::PermissionUnknown => {
+            verdict @ (Verdict::PermissionMissing
+            | Verdict::NamespaceNotHeld
+            | Verdict::PermissionUnknown) => {
                 let message = format!("Missing required permission: {permission}");
-                Err(Refusal::new(Kind::Forbidden, Reason::PermissionMissing, message))
+                let refusal = Refusal::new(Kind::Forbidden, Reason::PermissionMissing, message);
+                Err(Denied { refusal, verdict: verdict.as_str().into() })
             }
         }
     }
@@ -85,16 +104,42 @@ impl authorization_server::Authorization for ExtAuthz {
             let claim = caller.global(&request)?;
             let attributes = request.attributes.unwrap_or_default();
             let asker = Asker { caller: &caller, claim: &claim };
-            Ok(match self.decide(asker, &attributes).await {
-                Ok(principal) => {
-                    let permission = attributes.context_extensions.get("permission");
-                    let permission = permission.map(String::as_str).unwrap_or_default();
-                    allowed(&principal, permission, &attributes)
-                }
-                Err(refusal) => denied(&caller, &refusal),
+            let mut judged = Judged::default();
+            let decided = self.decide(asker, &attributes, &mut judged).await;
+            let named = |name: &str| attributes.context_extensions.get(name).map(String::as_str);
+            let permission = named("permission");
+            let said = match &decided {
+                Ok(_) => Verdict::Allowed.as_str().into(),
+                Err(denied) => denied.verdict.clone(),
+            };
+            judged.questions = vec![Question::new(permission, named("namespace"), said)];
+            asker.judges(Judgement::of(judged));
+            Ok(match decided {
+                Ok(principal) => allowed(&principal, permission.unwrap_or_default(), &attributes),
+                Err(Denied { refusal, .. }) => denied(&caller, &refusal),
             })
         })
         .await
+    }
+}
+
+/// What a proxy answers, and what the record says of it.
+struct Denied {
+    refusal: Refusal,
+    verdict: Cow<'static, str>,
+}
+
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Self {
+        let verdict = status::reason_name(refusal.reason).to_ascii_lowercase().into();
+        Self { refusal, verdict }
+    }
+}
+
+impl Denied {
+    fn of_route(message: &str) -> Self {
+        let refusal = Refusal::new(Kind::Forbidden, Reason::PermissionMissing, message);
+        Self { refusal, verdict: ROUTE_INVALID.into() }
     }
 }
 
@@ -165,7 +210,7 @@ fn allowed(
     attributes: &envoy::AttributeContext,
 ) -> envoy::CheckResponse {
     let identity = &principal.identity;
-    let places = places(principal, permission).to_strings().join(",");
+    let places = principal.scope_of_named(permission).to_strings().join(",");
     let own = [
         ("subject", encoded(&identity.subject)),
         ("source", identity.source.as_str().into()),
@@ -194,18 +239,6 @@ fn allowed(
             headers,
             headers_to_remove,
         })),
-    }
-}
-
-/// Where the permission holds.
-fn places(principal: &Principal, permission: &str) -> Scope {
-    match Permission::parse(permission) {
-        Some(own) => principal.scope_of(own),
-        None => {
-            let grants = principal.grants.iter();
-            let grants = grants.filter(|grant| grant.permissions.contains_foreign(permission));
-            grants.fold(Scope::NOWHERE, |all, grant| all.union(grant.scope.clone()))
-        }
     }
 }
 

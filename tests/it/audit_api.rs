@@ -31,7 +31,7 @@ async fn bearer(server: &Server, token: &str, verb: &str, path: &str) -> (u16, V
 }
 
 /// Searches until there is something: reads are kept a moment later.
-async fn found(server: &Server, filter: &[&str]) -> Value {
+pub(crate) async fn found(server: &Server, filter: &[&str]) -> Value {
     for _ in 0..200 {
         let answer = server.run_json(&[&["audit", "search"], filter].concat()).await;
         if !answer["records"].as_array().unwrap().is_empty() {

@@ -309,3 +309,88 @@ async fn se_42_a_steps_token_counts_while_its_lease_does() {
     assert_eq!(introspect(&server, token).await, inactive, "its lease has ended");
     assert_eq!(ask(&server, CHECK, body).await.1["reason"], "token_inactive");
 }
+
+/// What the record of the last call of an RPC says of credentials, once it is
+/// there: with this subject, or whatever else is looked for.
+async fn recorded(server: &Server, rpc: &str, more: &[&str]) -> Value {
+    let records = crate::audit_api::found(server, &[&["--rpc", rpc], more].concat()).await;
+    assert_eq!(records[0]["actor"]["subject"], "gateway", "{records}");
+    assert_eq!(records[0]["outcome"], "allowed", "{records}");
+    records[0]["record"]["detail"].clone()
+}
+
+#[tokio::test]
+async fn se_42_se_44_records_say_whose_credential_was_judged_and_how() {
+    let server = server("").await;
+    let token = Token::new("alice", &["bundles:read"]).within(&["shop"]).sign();
+    assert_eq!(introspect(&server, &token).await["active"], true);
+    let told = recorded(&server, "Introspect", &["--actor", "alice"]).await;
+    let one = &told["judged"][0];
+    assert_eq!((&one["subject"], &one["source"]), (&json!("alice"), &json!("idp")), "{told}");
+    assert_eq!((&one["active"], one.get("questions")), (&json!(true), None), "{told}");
+    let (id, print) = (one["credential"].as_str().unwrap(), one["fingerprint"].as_str().unwrap());
+    assert_eq!(id.len(), 12);
+
+    let body = json!({"token": token, "permission": "bundles:read", "namespace": "bank",
+                      "client_address": "10.1.2.3"});
+    assert_eq!(ask(&server, CHECK, body).await.1["reason"], "namespace_not_held");
+    for by in [
+        &["--actor", "alice"][..],
+        &["--credential", id],
+        &["--credential", print],
+        &["--actor", "alice", "--permission", "bundles:read", "--namespace", "bank"],
+    ] {
+        let told = recorded(&server, "bailiwick.v1.AccessService/Check", by).await;
+        let one = &told["judged"][0];
+        assert_eq!((&one["subject"], &one["client"]), (&json!("alice"), &json!("10.1.2.3")));
+        let question = json!({"permission": "bundles:read", "namespace": "bank",
+                              "verdict": "namespace_not_held"});
+        assert_eq!(one["questions"], json!([question]), "{told}");
+    }
+    // What is asked for in one record is not put together out of two.
+    let none = ["audit", "search", "--actor", "alice", "--permission", "tokens:introspect"];
+    assert_eq!(server.run_json(&none).await["records"], json!([]));
+
+    // The same credential has the same name where it calls by itself.
+    let bearer = format!("Bearer {token}");
+    server.json("GET", "/v1/whoami", &[("authorization", &bearer)], None).await;
+    let own = crate::audit_api::found(&server, &["--rpc", "WhoAmI", "--actor", "alice"]).await;
+    assert_eq!(own[0]["actor"]["fingerprint"], *print);
+}
+
+#[tokio::test]
+async fn se_44_the_record_of_a_batch_counts_and_is_bounded() {
+    let server = server("").await;
+    let token = Token::new("alice", &["bundles:read"]).within(&["shop"]).sign();
+    let mut questions = vec![
+        json!({"permission": "bundles:read", "namespace": "shop"}),
+        json!({"permission": "bundles:write"}),
+        json!({"permission": "bundles:read", "token": "bwk_garbage"}),
+    ];
+    let body = json!({"token": token, "questions": questions});
+    assert_eq!(ask(&server, BATCH, body).await.0, 200);
+    let told = recorded(&server, "CheckBatch", &["--actor", "alice"]).await;
+    assert_eq!((&told["allowed"], &told["denied"]), (&json!(1), &json!(2)), "{told}");
+    assert_eq!(told["judged"][0]["questions"].as_array().unwrap().len(), 2, "{told}");
+    assert_eq!(told["judged"][1]["questions"][0]["verdict"], "token_inactive", "{told}");
+    assert_eq!(
+        (&told["judged"][1]["active"], told["judged"][1].get("subject")),
+        (&json!(false), None),
+        "{told}"
+    );
+
+    questions.resize_with(100, || json!({"permission": "\u{1}".repeat(5_000), "token": token}));
+    questions[0]["namespace"] = "till".into();
+    let body = json!({"token": "bwk_garbage", "questions": questions});
+    assert_eq!(ask(&server, BATCH, body).await.0, 200);
+    let told = recorded(&server, "CheckBatch", &["--namespace", "till"]).await;
+    assert_eq!((&told["allowed"], &told["denied"]), (&json!(0), &json!(100)), "{told}");
+    assert!(told["left_out"].as_u64().unwrap() > 50, "{told}");
+    assert!(told.to_string().len() < 4_300, "{}", told.to_string().len());
+    // Neither the audit nor the log has what was shown.
+    let all = server.run_json(&["audit", "search"]).await.to_string();
+    let log = server.process.err.all().join("\n");
+    for secret in [token.as_str(), "bwk_garbage"] {
+        assert!(!all.contains(secret) && !log.contains(secret));
+    }
+}

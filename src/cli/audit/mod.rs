@@ -52,13 +52,13 @@ Examples:
 /// Which records.
 #[derive(Args, Debug)]
 struct Filter {
-    /// Only what this subject did
+    /// Only what this subject did, or what was asked about its credential
     #[arg(long, value_name = "SUBJECT")]
     actor: Option<String>,
     /// Only this RPC, by its full name or what stands behind the slash
     #[arg(long)]
     rpc: Option<String>,
-    /// Only where this permission was asked for
+    /// Only where this permission was asked for, or about
     #[arg(long)]
     permission: Option<String>,
     /// Only this namespace and those below it
@@ -70,7 +70,7 @@ struct Filter {
     /// Only what came out so
     #[arg(long, value_enum)]
     outcome: Option<Outcome>,
-    /// Only by this credential: its public id, or its fingerprint
+    /// Only by this credential, or about it: its public id, or its fingerprint
     #[arg(long, value_name = "ID")]
     credential: Option<String>,
 }

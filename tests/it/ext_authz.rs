@@ -247,6 +247,148 @@ async fn se_42_nothing_that_is_missing_or_broken_goes_on_or_leaks() {
 }
 
 #[tokio::test]
+async fn se_42_se_44_records_say_whom_a_proxy_was_told_about() {
+    let server = server("").await;
+    let good = Token::new("alice", &["bundles:read"]).within(&["shop"]).sign();
+    let mut elsewhere = Shown::bearer(&good);
+    elsewhere.extensions = vec![("permission", "bundles:read"), ("namespace", "bank")];
+    let mut route = Shown::bearer(&good);
+    route.extensions = vec![("permission", "bundles:read"), ("namespace", "sh op")];
+    let mut anonymous = Shown::bearer("");
+    anonymous.headers.clear();
+    let crooked = Shown { path: "//", ..Shown::bearer(&good) };
+    for (shown, subject, active, verdict) in [
+        (Shown::bearer(&good), json!("alice"), json!(true), "allowed"),
+        (elsewhere, json!("alice"), json!(true), "namespace_not_held"),
+        (Shown::bearer("garbage"), Value::Null, json!(false), "token_inactive"),
+        (route, Value::Null, Value::Null, "route_invalid"),
+        (anonymous, Value::Null, Value::Null, "credentials_missing"),
+        (crooked, Value::Null, Value::Null, "request_malformed"),
+    ] {
+        let answer = check(&server, &shown).await;
+        let refused = matches!(answer.http_response, Some(HttpResponse::DeniedResponse(_)));
+        let by = if refused {
+            let (.., body) = denied(answer);
+            vec!["--request-id".to_owned(), body["request_id"].as_str().unwrap().to_owned()]
+        } else {
+            vec!["--actor".to_owned(), "alice".to_owned()]
+        };
+        let by: Vec<&str> = by.iter().map(String::as_str).collect();
+        let records = crate::audit_api::found(&server, &by).await;
+        let record = &records[0];
+        assert_eq!(record["rpc"], "envoy.service.auth.v3.Authorization/Check");
+        assert_eq!(record["actor"]["subject"], "proxy");
+        let one = &record["record"]["detail"]["judged"][0];
+        assert_eq!((&one["subject"], &one["active"]), (&subject, &active), "{verdict}: {one}");
+        let question = &one["questions"][0];
+        assert_eq!(question["permission"], "bundles:read");
+        assert_eq!(question["verdict"], verdict, "{one}");
+        assert_eq!(one["fingerprint"].is_string(), one["active"].is_boolean(), "{one}");
+        assert!(!record.to_string().contains(&good));
+    }
+}
+
+/// What somebody learns of a decision.
+async fn explained(server: &Server, token: &str, id: &str) -> (u16, Value) {
+    let bearer = format!("Bearer {token}");
+    let path = format!("/v1/decisions/{id}");
+    server.json("GET", &path, &[("authorization", &bearer)], None).await
+}
+
+#[tokio::test]
+async fn se_41_what_a_proxy_was_told_is_explained_to_those_who_may_know() {
+    let server = server("").await;
+    let alice = Token::new("alice", &["bundles:read"]).within(&["shop"]).sign();
+    let proxy = Token::new("proxy", &["tokens:introspect"]).sign();
+    let refused = async |shown: &Shown| {
+        let (.., body) = denied(check(&server, shown).await);
+        body["request_id"].as_str().unwrap().to_owned()
+    };
+    let routed = |extensions| Shown { extensions, ..Shown::bearer(&alice) };
+    let bank = routed(vec![("permission", "bundles:read"), ("namespace", "bank")]);
+    let id = refused(&bank).await;
+
+    // Whose credential it was: not where the proxy's route needs it.
+    let (status, told) = explained(&server, &alice, &id).await;
+    assert_eq!(status, 200, "{told}");
+    assert_eq!(
+        (&told["outcome"], &told["reason"]),
+        (&json!("denied"), &json!("PERMISSION_MISSING"))
+    );
+    assert_eq!((&told["rule"]["kind"], &told["complete"]), (&json!("namespace"), &json!(false)));
+    assert_eq!(told["rule"]["permission"], "bundles:read");
+    assert_eq!(told["held"], json!([{"permissions": ["bundles:read"], "namespaces": ["shop"]}]));
+    assert_eq!((&told["namespaces"], told.get("suggestion")), (&json!([]), None), "{told}");
+    assert!(!told.to_string().contains("bank") && !told.to_string().contains("proxy\""), "{told}");
+
+    // Who may read the audit of it, and who asked.
+    let (_, told) = explained(&server, ROOT_KEY, &id).await;
+    assert_eq!((&told["subject"]["subject"], &told["complete"]), (&json!("alice"), &json!(true)));
+    assert_eq!(told["suggestion"]["text"], "add `bundles:read` in `bank`", "{told}");
+    assert_eq!(told["granters"][0]["kind"], "issuer", "{told}");
+    assert!(told["summary"].as_str().unwrap().contains("holds `bundles:read`, but not in `bank`"));
+    let (_, told) = explained(&server, &proxy, &id).await;
+    assert_eq!((&told["namespaces"], &told["complete"]), (&json!(["bank"]), &json!(false)));
+    assert!(!told.to_string().contains("root of the tests"), "{told}");
+
+    // Nobody else.
+    let eve = Token::new("eve", &["tokens:introspect", "tasks:*"]).sign();
+    let near = Token::new("near", &["audit:read"]).within(&["shop", "bank"]).sign();
+    for other in [&eve, &near] {
+        assert_eq!(explained(&server, other, &id).await.0, 404);
+    }
+
+    let missing = routed(vec![("permission", "tasks:read"), ("namespace", "shop")]);
+    let id = refused(&missing).await;
+    let url = server.grpc_url();
+    let words = ["auth", "why-denied", &id, "--url", &url, "--token", &alice];
+    let said = crate::harness::alone(&words).await.good();
+    assert!(said.contains("does not hold `tasks:read`"), "{said}");
+
+    // Of a credential that does not count nobody is known to hold it.
+    let id = refused(&Shown::bearer("garbage")).await;
+    assert_eq!(explained(&server, &alice, &id).await.0, 404);
+    let (_, told) = explained(&server, ROOT_KEY, &id).await;
+    assert_eq!(
+        (&told["rule"]["kind"], told.get("subject")),
+        (&json!("credential"), None),
+        "{told}"
+    );
+    let id = refused(&routed(vec![("namespace", "shop")])).await;
+    let (_, told) = explained(&server, ROOT_KEY, &id).await;
+    assert!(told["summary"].as_str().unwrap().contains("context_extensions"), "{told}");
+}
+
+#[tokio::test]
+async fn se_41_what_a_proxy_was_told_is_explained_out_of_the_audit_too() {
+    let server = server("").await;
+    let body = json!({"scopes": "bundles:read", "namespaces": "shop", "name": "ci"});
+    let (status, minted) = server.as_root("POST", "/v1/auth/tokens", Some(body)).await;
+    assert_eq!(status, 201, "{minted}");
+    let token = minted["token"].as_str().unwrap().to_owned();
+    let shown = Shown {
+        extensions: vec![("permission", "bundles:read"), ("namespace", "bank")],
+        ..Shown::bearer(&token)
+    };
+    let (.., body) = denied(check(&server, &shown).await);
+    let id = body["request_id"].as_str().unwrap();
+    // The journal gathers for a moment.
+    crate::audit_api::found(&server, &["--request-id", id]).await;
+    let server = server.again().await;
+    let (status, told) = explained(&server, ROOT_KEY, id).await;
+    assert_eq!(status, 200, "{told}");
+    assert_eq!((&told["rule"]["kind"], &told["held_now"]), (&json!("namespace"), &json!(true)));
+    assert_eq!(told["suggestion"]["text"], "add `bundles:read` in `bank`", "{told}");
+    let (status, told) = explained(&server, &token, id).await;
+    assert_eq!((status, &told["namespaces"]), (200, &json!([])), "{told}");
+    // Who asked was shown the credential then, and learns nothing new of it.
+    let proxy = Token::new("proxy", &["tokens:introspect"]).sign();
+    let (status, told) = explained(&server, &proxy, id).await;
+    assert_eq!((status, &told["held"]), (200, &json!([])), "{told}");
+    assert_eq!(told["namespaces"], json!(["bank"]), "{told}");
+}
+
+#[tokio::test]
 async fn se_42_a_real_envoy_asks_and_obeys() {
     let server = server("").await;
     let proxy = Token::new("proxy", &["tokens:introspect"]).sign();

@@ -347,6 +347,16 @@ async fn se_42_se_44_records_say_whose_credential_was_judged_and_how() {
                               "verdict": "namespace_not_held"});
         assert_eq!(one["questions"], json!([question]), "{told}");
     }
+    let one = ["--rpc", "bailiwick.v1.AccessService/Check"];
+    let records = crate::audit_api::found(&server, &one).await;
+    let path = format!("/v1/decisions/{}", records[0]["request_id"].as_str().unwrap());
+    let (status, told) = server.as_root("GET", &path, None).await;
+    assert_eq!((status, &told["rule"]["kind"]), (200, &json!("namespace")), "{told}");
+    assert_eq!(told["rule"]["text"], "another service asked for `bundles:read` in `bank`");
+    assert_eq!(
+        (&told["subject"]["subject"], &told["outcome"]),
+        (&json!("alice"), &json!("denied"))
+    );
     // What is asked for in one record is not put together out of two.
     let none = ["audit", "search", "--actor", "alice", "--permission", "tokens:introspect"];
     assert_eq!(server.run_json(&none).await["records"], json!([]));

@@ -14,8 +14,8 @@ const GRANTERS_MAX: usize = 50;
 /// A grant that would help.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Suggestion {
-    /// The permission.
-    pub permission: Permission,
+    /// The permission, of this server or of another service.
+    pub permission: Arc<str>,
     /// Where; nothing is the namespace of the call, which is not known.
     pub namespaces: Vec<String>,
     /// Whether the places are those of the caller's other grants.
@@ -76,15 +76,16 @@ pub struct Granter {
 /// where a grant beside what it has would not help.
 pub(super) fn missing(
     principal: &Principal,
-    permission: Permission,
+    permission: &str,
     places: &[Arc<str>],
     global: bool,
 ) -> Option<Suggestion> {
-    let narrowed = |place: &str| match (&principal.worker_scope, permission) {
-        (Some(scope), Permission::WorkLease) => !known::covers(scope, place),
+    let leases = permission == Permission::WorkLease.name();
+    let narrowed = |place: &str| match (&principal.worker_scope, leases) {
+        (Some(scope), true) => !known::covers(scope, place),
         _ => false,
     };
-    let scope = principal.scope_of(permission);
+    let scope = principal.scope_of_named(permission);
     let (namespaces, assumed) = if global {
         (vec!["*".to_owned()], false)
     } else if places.is_empty() {
@@ -108,7 +109,7 @@ pub(super) fn missing(
         [all] if all == "*" => format!("add `{permission}` everywhere"),
         some => format!("add `{permission}` in `{}`", some.join("`, `")),
     };
-    Some(Suggestion { permission, namespaces, assumed, text })
+    Some(Suggestion { permission: permission.into(), namespaces, assumed, text })
 }
 
 /// The only place where somebody holds what it holds.
@@ -146,7 +147,7 @@ impl Explainer {
         let place = suggestion.namespaces.join("`, `");
         let place =
             if place.is_empty() { "the namespace".to_owned() } else { format!("`{place}`") };
-        let permission = suggestion.permission;
+        let permission = &suggestion.permission;
         let by_key = format!(
             "gives out an API key: it holds `api_keys:admin` and `{permission}` in {place}"
         );
@@ -243,12 +244,13 @@ fn gives(bearer: &Bearer, suggestion: &Suggestion) -> Option<GranterKind> {
         return None;
     }
     let both = |place: &str| {
-        [Permission::ApiKeysAdmin, suggestion.permission]
+        [Permission::ApiKeysAdmin.name(), &suggestion.permission]
             .into_iter()
-            .all(|permission| known::covers(&principal.scope_of(permission), place))
+            .all(|permission| known::covers(&principal.scope_of_named(permission), place))
     };
     let admin = if suggestion.namespaces.is_empty() {
-        principal.holds(Permission::ApiKeysAdmin) && principal.holds(suggestion.permission)
+        principal.holds(Permission::ApiKeysAdmin)
+            && principal.grants.iter().any(|grant| grant.has(&suggestion.permission))
     } else {
         suggestion.namespaces.iter().all(|place| both(place))
     };

@@ -5,6 +5,7 @@
 //! Not here: deciding (`gate`, `authz`), and how it is shown (`grpc`).
 
 mod grant;
+mod judged;
 pub(super) mod past;
 mod who;
 
@@ -122,6 +123,8 @@ pub struct Explanation {
     pub decider: Decider,
     /// The permission that the RPC needs.
     pub permission: Option<Permission>,
+    /// A permission of another service that was asked about.
+    pub foreign: Option<Arc<str>>,
     /// How it finds its namespace.
     pub mode: Option<&'static str>,
     /// The rule in words.
@@ -163,7 +166,10 @@ impl Explainer {
             Some(facts) => facts,
             None => self.recorded(asker, request).await?.ok_or_else(absent)?,
         };
-        Ok(self.explained(asker, facts).await)
+        Ok(match facts.answer.clone() {
+            Some(answer) => self.answered(asker, facts, &answer),
+            None => self.explained(asker, facts).await,
+        })
     }
 
     async fn explained(&self, asker: &Principal, facts: Facts) -> Explanation {
@@ -190,6 +196,7 @@ impl Explainer {
             actor: facts.actor.clone(),
             decider,
             permission,
+            foreign: None,
             mode: rule.and_then(mode),
             rule: words(rule, &facts),
             places,
@@ -231,7 +238,7 @@ impl Explainer {
         let global = rule.is_some_and(|rule| {
             matches!(&rule.rule, Rule::Permission { mode: Mode::Global(_), .. })
         });
-        explanation.suggestion = missing(principal, permission, places, global);
+        explanation.suggestion = missing(principal, permission.name(), places, global);
         if let Some(suggestion) = &explanation.suggestion {
             explanation.granters = self.granters(principal, suggestion, explanation.complete);
         }
@@ -297,16 +304,22 @@ impl Facts {
         is(Reason::NotFound) || is(Reason::NamespaceNotFound)
     }
 
+    /// Whether it was this one's call.
+    fn is_by(&self, identity: &Identity) -> bool {
+        self.actor.as_ref().is_some_and(|actor| actor.identity == *identity)
+    }
+
     fn is(&self, reason: Reason) -> bool {
         self.reason.as_deref() == Some(reason_name(reason))
     }
 }
 
-/// Whether somebody may know of a decision at all: its caller, and who may
-/// read the audit of the chain that it lies in.
+/// Whether somebody may know of a decision at all: its caller, whose
+/// credential it was about, and who may read the audit of the chain that it
+/// lies in.
 fn may_know(asker: &Principal, facts: &Facts) -> bool {
-    let own = facts.actor.as_ref().is_some_and(|actor| actor.identity == asker.identity);
-    own || may_read(asker, std::slice::from_ref(&facts.chain))
+    let about = facts.answer.as_ref().is_some_and(|answer| answer.is_about(&asker.identity));
+    about || facts.is_by(&asker.identity) || may_read(asker, std::slice::from_ref(&facts.chain))
 }
 
 fn may_read(asker: &Principal, places: &[Arc<str>]) -> bool {

@@ -5,7 +5,11 @@ use std::{sync::Arc, time::Duration};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Actor, Explainer, Refusal, Subject, may_know, unavailable};
+use super::{
+    Actor, Explainer, Refusal, Subject,
+    judged::{Answer, RecordedJudged},
+    may_know, unavailable,
+};
 use crate::{
     access::decisions::{By, Decision},
     domain::{
@@ -47,6 +51,8 @@ pub(super) struct Facts {
     pub(super) fault: Option<Box<str>>,
     /// The chain that its record lies in.
     pub(super) chain: Arc<str>,
+    /// What it answered about a credential of somebody else.
+    pub(super) answer: Option<Answer>,
 }
 
 impl From<Decision> for Facts {
@@ -68,6 +74,7 @@ impl From<Decision> for Facts {
             object,
             fault: None,
             chain: SERVER_CHAIN.into(),
+            answer: None,
         };
         match by {
             By::Stranger(stranger) => Self {
@@ -94,6 +101,7 @@ impl From<Decision> for Facts {
                     place: place.filter(|_| outcome != Outcome::Denied),
                     asked: origin.asked().to_vec(),
                     chain,
+                    answer: Answer::of(&origin).filter(|_| outcome == Outcome::Allowed),
                     ..facts
                 }
             }
@@ -203,10 +211,14 @@ impl Explainer {
         let actor = record.actor.as_ref().and_then(Actor::read);
         let at = read_time(&record.at)?;
         let permission = record.permission.as_deref().and_then(Permission::parse);
+        let outcome = record.outcome.into();
+        let judged = record.detail.filter(|_| outcome == Outcome::Allowed);
+        let judged = judged.filter(|detail| detail.left_out == 0).map(|detail| detail.judged);
+        let answer = judged.and_then(|judged| Answer::read(&judged, |actor| self.now(actor)));
         Some(Facts {
             request,
             at,
-            outcome: record.outcome.into(),
+            outcome,
             reason: record.reason.map(Into::into),
             rpc: record.rpc.into(),
             permission,
@@ -218,6 +230,7 @@ impl Explainer {
             object: record.object.map(Into::into),
             fault: None,
             chain,
+            answer,
         })
     }
 
@@ -265,7 +278,7 @@ pub(in crate::access) struct Recorded {
     #[serde(default)]
     pub(in crate::access) elevated: bool,
     pub(in crate::access) namespace: Option<String>,
-    object: Option<String>,
+    pub(in crate::access) object: Option<String>,
     pub(in crate::access) detail: Option<RecordedDetail>,
 }
 
@@ -274,6 +287,12 @@ pub(in crate::access) struct Recorded {
 pub(in crate::access) struct RecordedDetail {
     /// What a JWT claimed.
     pub(in crate::access) claims: Option<Map<String, Value>>,
+    /// Credentials of somebody else that it answered about.
+    #[serde(default)]
+    judged: Vec<RecordedJudged>,
+    /// How many questions about them have no room here.
+    #[serde(default)]
+    left_out: u64,
 }
 
 #[derive(Debug, Deserialize)]

@@ -156,28 +156,28 @@ fn follow(
             return Ok(());
         };
         let named = suggestion.namespaces.clone();
+        let permission = Permission::parse(&suggestion.permission).unwrap();
         let places = if named.is_empty() { vec![place.to_string()] } else { named };
         let helped = |wider: &Principal| {
             let passes = refusal(rule, wider, place).is_none();
             passes || suggestion.assumed && decide(rule, wider).is_ok()
         };
-        let wider = with(&principal, suggestion.permission, &places);
+        let wider = with(&principal, permission, &places);
         // The claim `worker_namespaces` is seen once the namespace is.
-        let narrowed =
-            wider.worker_scope.is_some() && suggestion.permission == Permission::WorkLease;
+        let narrowed = wider.worker_scope.is_some() && permission == Permission::WorkLease;
         prop_assert!(helped(&wider) || narrowed, "{told:?}", told = suggestion);
-        for other in Permission::ALL.iter().filter(|other| **other != suggestion.permission) {
+        for other in Permission::ALL.iter().filter(|other| **other != permission) {
             prop_assert!(!helped(&with(&principal, *other, &places)), "{other} would do");
         }
         if !suggestion.assumed && rule_aims(rule) {
             for smaller in [format!("{place}."), format!("{place}.x")] {
-                prop_assert!(!helped(&with(&principal, suggestion.permission, &[smaller])));
+                prop_assert!(!helped(&with(&principal, permission, &[smaller])));
             }
         }
         if places == ["*"] {
             for scope in &SCOPES[1..] {
                 let scope = [(*scope).to_owned()];
-                prop_assert!(!helped(&with(&principal, suggestion.permission, &scope)));
+                prop_assert!(!helped(&with(&principal, permission, &scope)));
             }
         }
         if !suggestion.assumed || narrowed {
@@ -226,7 +226,7 @@ fn the_smallest_scope_of_a_job_ends_before_its_last_dot_that_can_be_a_namespace(
     let nobody = Principal { grants: Vec::new(), ..Principal::auth_off() };
     for (place, wanted) in cases {
         let places = [Arc::from(place)];
-        let found = missing(&nobody, Permission::SchedulesRead, &places, false).unwrap();
+        let found = missing(&nobody, "schedules:read", &places, false).unwrap();
         assert_eq!(found.namespaces, [wanted], "{place}");
         let scope = Scope::parse(&found.namespaces).unwrap();
         assert!(known::covers(&scope, place), "{place}");

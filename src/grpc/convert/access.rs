@@ -48,7 +48,7 @@ impl From<Actor> for pb::Subject {
 impl From<Suggestion> for pb::SuggestedGrant {
     fn from(suggestion: Suggestion) -> Self {
         let Suggestion { permission, namespaces, assumed, text } = suggestion;
-        Self { permission: owned(permission.name()), namespaces, assumed, text }
+        Self { permission: owned(&permission), namespaces, assumed, text }
     }
 }
 
@@ -74,7 +74,10 @@ impl From<Explanation> for pb::ExplainDecisionResponse {
             subject: told.actor.map(Into::into),
             rule: Some(pb::DecidingRule {
                 kind: owned(told.decider.as_str()),
-                permission: told.permission.map(|permission| owned(Permission::name(permission))),
+                permission: told
+                    .permission
+                    .map(|permission| owned(Permission::name(permission)))
+                    .or_else(|| told.foreign.as_deref().map(owned)),
                 mode: told.mode.map(owned),
                 text: told.rule,
             }),

@@ -3,6 +3,8 @@
 //!
 //! Not here: where the records come from, and how it is shown (`cli`).
 
+mod stored;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -10,6 +12,7 @@ use std::{
 
 use serde_json::{Map, Value};
 
+use self::stored::Stored;
 use super::{
     explain::{
         Actor,
@@ -21,17 +24,22 @@ use super::{
 };
 use crate::{
     authn::{Authenticator, known},
+    config::Settings,
     domain::{
         Permission, Principal, Timestamp,
-        principal::{Identity, Source},
+        principal::{Identity, Method, Source},
     },
 };
+
+/// How an exchange of tokens is called.
+const EXCHANGE: &str = "bailiwick.v1.AuthAdminService/ExchangeToken";
 
 /// A changed configuration, and what was recorded under the present one.
 #[derive(Debug)]
 pub struct Replay {
     authenticator: Authenticator,
     table: Table,
+    stored: Stored,
     acts: HashMap<Act, Count>,
     /// What each JWT claimed, by its credential's id; and by its identity
     /// what its latest one did.
@@ -43,6 +51,7 @@ pub struct Replay {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Act {
     actor: Identity,
+    method: Method,
     credential: Arc<str>,
     rpc: Arc<str>,
     permission: Option<Permission>,
@@ -63,7 +72,7 @@ pub enum Fate {
     Lost,
     /// It was refused, and would be allowed.
     Gained,
-    /// It was allowed by a token whose claims are not recorded here.
+    /// It was allowed, and what it went by is not recorded here.
     Unknown,
 }
 
@@ -101,14 +110,30 @@ pub struct Change {
 impl Replay {
     /// Under the credentials and rules of a configuration.
     #[must_use]
-    pub fn new(authenticator: Authenticator, table: Table) -> Self {
+    pub fn new(authenticator: Authenticator, table: Table, settings: &Settings) -> Self {
         Self {
             authenticator,
             table,
+            stored: Stored::new(settings),
             acts: HashMap::new(),
             claims: HashMap::new(),
             latest: HashMap::new(),
         }
+    }
+
+    /// Takes a record of an exchange of tokens alone: what came of it may have
+    /// acted in the time that is replayed. False when it is none.
+    pub fn take_exchange(&mut self, record: &str) -> bool {
+        let Ok(record) = serde_json::from_str::<Recorded>(record) else { return false };
+        self.exchanged(&record)
+    }
+
+    fn exchanged(&mut self, record: &Recorded) -> bool {
+        let done = matches!(record.outcome, RecordedOutcome::Allowed) && record.rpc == EXCHANGE;
+        let by = record.actor.as_ref().and_then(Actor::read).filter(|_| done);
+        let (Some(by), Some(token)) = (by, &record.object) else { return false };
+        self.stored.trade(token, by);
+        true
     }
 
     /// Takes a record of the audit, in any order; false when it says nothing
@@ -117,7 +142,8 @@ impl Replay {
         let Ok(record) = serde_json::from_str::<Recorded>(record) else { return false };
         let actor = record.actor.as_ref().and_then(Actor::read);
         let (Some(actor), Some(at)) = (actor, read_time(&record.at)) else { return false };
-        let Actor { identity, credential_id, .. } = actor;
+        self.exchanged(&record);
+        let Actor { identity, method, credential_id } = actor;
         if record.rpc == CREDENTIAL {
             let Some(claims) = record.detail.and_then(|detail| detail.claims) else { return false };
             let latest =
@@ -144,6 +170,7 @@ impl Replay {
         };
         let act = Act {
             actor: identity,
+            method,
             credential: credential_id,
             rpc: record.rpc.into(),
             permission: record.permission.as_deref().and_then(Permission::parse),
@@ -162,10 +189,8 @@ impl Replay {
         let mut changes: BTreeMap<_, Change> = BTreeMap::new();
         for (act, count) in &self.acts {
             let (fate, why) = match (self.holder(act, count.last_at), act.allowed) {
-                (Holder::Same, _) | (Holder::Unknown | Holder::Gone(_), false) => continue,
-                (Holder::Unknown, true) => {
-                    (Fate::Unknown, "the claims of its token are not in these records".to_owned())
-                }
+                (Holder::Same, _) | (Holder::Unknown(_) | Holder::Gone(_), false) => continue,
+                (Holder::Unknown(why), true) => (Fate::Unknown, why),
                 (Holder::Gone(why), true) => (Fate::Lost, why),
                 (Holder::Now(principal), allowed) => match (self.verdict(act, &principal), allowed)
                 {
@@ -175,10 +200,11 @@ impl Replay {
                 },
             };
             let what = act.permission.map_or_else(|| Arc::clone(&act.rpc), |one| one.name().into());
-            let key = (fate, act.actor.clone(), Arc::clone(&what), act.place.clone(), why.clone());
+            let identity = shown_as(&act.actor);
+            let key = (fate, identity.clone(), Arc::clone(&what), act.place.clone(), why.clone());
             let change = changes.entry(key).or_insert_with(|| Change {
                 fate,
-                identity: act.actor.clone(),
+                identity,
                 what,
                 place: act.place.clone(),
                 times: 0,
@@ -216,17 +242,19 @@ impl Replay {
             Source::Idp => {
                 let last = || self.claims.get(&self.latest.get(identity)?.1);
                 let Some(claims) = self.claims.get(&act.credential).or_else(last) else {
-                    return Holder::Unknown;
+                    let why = "the claims of its token are not in these records";
+                    return Holder::Unknown(why.to_owned());
                 };
                 match self.authenticator.judged(claims, Arc::clone(&act.credential), at) {
                     Ok(principal) => Holder::Now(Arc::new(principal)),
                     Err(fault) => Holder::Gone(format!("its tokens are refused: {fault}")),
                 }
             }
+            Source::Database => self.stored.given_out(&self.authenticator, act),
+            Source::File => self.stored.of_file(act),
+            Source::Lease => self.stored.of_step(act),
             // Their grants lie in the store, which stays as it is.
-            Source::Database | Source::File | Source::Agent | Source::Lease | Source::Session => {
-                Holder::Same
-            }
+            Source::Agent | Source::Session => Holder::Same,
         }
     }
 
@@ -259,8 +287,16 @@ enum Holder {
     Now(Arc<Principal>),
     /// Nobody; why.
     Gone(String),
-    /// That cannot be told.
-    Unknown,
+    /// That cannot be told; why.
+    Unknown(String),
+}
+
+/// Each attempt of each step is somebody of its own; what they lose, those of
+/// a namespace lose together.
+fn shown_as(actor: &Identity) -> Identity {
+    let place = actor.subject.split_once('/').filter(|_| actor.source == Source::Lease);
+    let subject = place.map_or_else(|| Arc::clone(&actor.subject), |(place, _)| place.into());
+    Identity { subject, ..actor.clone() }
 }
 
 #[cfg(test)]
@@ -284,7 +320,7 @@ mod tests {
         let settings = Settings::load(Some(&path), []).unwrap();
         let pool = DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET).unwrap();
         let table = Table::from_pool(&pool, &BTreeSet::default()).unwrap();
-        Replay::new(Authenticator::new(&settings.auth).unwrap(), table)
+        Replay::new(Authenticator::new(&settings.auth).unwrap(), table, &settings)
     }
 
     fn key_id(key: &str) -> String {
@@ -403,6 +439,144 @@ mod tests {
             shown(&replay),
             ["lost idp:idp#ada tasks:create shop x1", "unknown idp:idp#eve tasks:read shop x1"]
         );
+    }
+
+    fn given_out(method: &str, id: &str) -> Value {
+        json!({"source": "database", "subject": id, "method": method, "credential": id})
+    }
+
+    fn trade(token: &str, by: &Value) -> String {
+        json!({"at": AT, "rpc": EXCHANGE, "outcome": "allowed", "actor": by, "object": token})
+            .to_string()
+    }
+
+    #[test]
+    fn se_41_keys_that_were_given_out_count_where_the_settings_take_them() {
+        for (setting, wanted) in [
+            ("", &[][..]),
+            (
+                "api_keys_enabled = false\n",
+                &["lost database:key tasks:read shop x1", "lost database:later tasks:read shop x1"],
+            ),
+            (
+                "token_store = \"file\"\ntoken_file = \"tokens\"\n",
+                &["lost database:minted tasks:read shop x1"],
+            ),
+        ] {
+            let mut replay = replay(&format!("[auth]\nenabled = true\n{setting}"));
+            // What a key was traded for, twice, ends with it.
+            assert!(replay.take_exchange(&trade("first", &given_out("api_key", "key"))));
+            assert!(replay.take_exchange(&trade("later", &given_out("token", "first"))));
+            for (method, id) in [("api_key", "key"), ("token", "minted"), ("token", "later")] {
+                let actor = given_out(method, id);
+                let one = record(&actor, "GetTask", "tasks:read", "allowed", &json!("shop"));
+                assert!(!replay.take_exchange(&one));
+                assert!(replay.take(&one));
+            }
+            assert_eq!(shown(&replay), wanted, "{setting}");
+        }
+    }
+
+    #[test]
+    fn se_41_what_was_traded_counts_within_what_its_origin_may_have() {
+        let jwt = "jwt_public_key_path = \"key.pem\"\njwt_audience = \"api\"\n";
+        let issuer = |name: &str, more: &str| {
+            format!("[auth]\nenabled = true\n{jwt}jwt_issuer = \"{name}\"\n{more}")
+        };
+        let bounded = |more: &str| {
+            format!(
+                "[auth]\nenabled = true\n[[auth.issuers]]\nissuer = \"idp\"\naudience = \"api\"\n\
+                 public_key_path = \"key.pem\"\n{more}\n"
+            )
+        };
+        let ada = json!({"source": "idp", "issuer": "idp", "subject": "ada", "method": "jwt",
+                         "credential": "t1"});
+        let ci = config_key("k-ci");
+        let keys = |permissions: &str| {
+            format!(
+                "[[auth.api_keys]]\nkey = \"k-ci\"\ndescription = \"ci\"\npermissions = {permissions}\n"
+            )
+        };
+        for (auth, by, wanted) in [
+            (issuer("idp", ""), &ada, 0),
+            (issuer("other", ""), &ada, 1),
+            (bounded("namespaces_ceiling = [\"till\"]"), &ada, 1),
+            (bounded("permissions_ceiling = [\"tasks:create\"]"), &ada, 1),
+            (bounded(""), &ada, 0),
+            (issuer("idp", ""), &ci, 1),
+            (issuer("idp", &keys("[\"tasks:read\"]")), &ci, 0),
+            (issuer("idp", &keys("[\"tasks:list\"]")), &ci, 1),
+        ] {
+            let mut replay = replay(&auth);
+            assert!(replay.take_exchange(&trade("traded", by)));
+            let actor = given_out("token", "traded");
+            assert!(replay.take(&record(
+                &actor,
+                "GetTask",
+                "tasks:read",
+                "allowed",
+                &json!("shop")
+            )));
+            let changes = replay.changes();
+            assert_eq!(changes.len(), wanted, "{auth}: {changes:?}");
+            assert!(changes.iter().all(|one| one.why.contains("traded for")), "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn se_41_tokens_of_steps_count_within_the_settings_and_are_unknown_beyond() {
+        let url = "[server]\npublic_url = \"https://b.example\"\n[auth]\nenabled = true\n";
+        let ceiling =
+            format!("{url}[[auth.namespaces]]\nprefix = \"shop\"\nceiling = [\"tasks:create\"]\n");
+        for (settings, wanted) in [
+            ("[auth]\nenabled = true\n", "lost lease:step:shop tasks:read shop x2"),
+            (url, "unknown lease:step:shop tasks:read shop x2"),
+            (&ceiling, "lost lease:step:shop tasks:read shop x2"),
+        ] {
+            let mut replay = replay(settings);
+            for task in ["t1", "t2"] {
+                let subject = format!("step:shop/{task}/charge");
+                let actor = json!({"source": "lease", "subject": subject, "method": "jwt",
+                                   "credential": format!("{task}#1")});
+                let one = record(&actor, "GetTask", "tasks:read", "allowed", &json!("shop"));
+                assert!(replay.take(&one));
+            }
+            assert_eq!(shown(&replay), [wanted], "{settings}");
+        }
+    }
+
+    #[test]
+    fn se_41_lines_of_the_token_file_are_read_where_it_is() {
+        let actor = |id: &str| json!({"source": "file", "subject": id, "method": "token", "credential": id});
+        let take = |replay: &mut Replay, id: &str| {
+            replay.take(&record(&actor(id), "GetTask", "tasks:read", "allowed", &json!("shop")))
+        };
+        let mut gone = replay("[auth]\nenabled = true\n");
+        assert!(take(&mut gone, "old"));
+        assert_eq!(shown(&gone), ["lost file:old tasks:read shop x1"]);
+        let file = "[auth]\nenabled = true\ntoken_store = \"file\"\ntoken_file = \"tokens\"\n";
+        let mut elsewhere = replay(file);
+        assert!(take(&mut elsewhere, "old"));
+        assert_eq!(shown(&elsewhere), ["unknown file:old tasks:read shop x1"]);
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens");
+        let line = crate::storage::token_file::line(
+            "swordfish",
+            &["tasks:list".to_owned()],
+            None,
+            Timestamp::from_seconds(1),
+        );
+        std::fs::write(&path, line).unwrap();
+        let here = file.replace("\"tokens\"", &format!("{:?}", path.to_str().unwrap()));
+        let mut here = replay(&here);
+        for id in ["old", &key_id("swordfish")] {
+            assert!(take(&mut here, id));
+        }
+        let changes = here.changes();
+        let whys: Vec<&str> = changes.iter().map(|one| one.why.as_str()).collect();
+        assert!(whys.contains(&"the token is not in the token file"), "{whys:?}");
+        assert!(whys.iter().any(|why| why.contains("does not hold `tasks:read`")), "{whys:?}");
     }
 
     #[test]

@@ -200,6 +200,17 @@ impl Authenticator {
         holders.certificates.rule(uri).map(|rule| mapped(rule, uri))
     }
 
+    /// What an issuer's tokens hold at most; none where it is not trusted.
+    #[must_use]
+    pub fn issuer_ceiling(&self, issuer: &str) -> Option<Grant> {
+        let mut policies = self.policies();
+        let found = policies.find(|policy| policy.issuer.as_deref() == Some(issuer))?;
+        Some(Grant {
+            permissions: found.permissions_ceiling.clone(),
+            scope: found.namespaces_ceiling.clone(),
+        })
+    }
+
     /// By which claim an issuer's tokens list their permissions.
     #[must_use]
     pub fn permissions_claim(&self, issuer: &str) -> Option<&str> {

@@ -19,8 +19,9 @@ use crate::{
 
 pub(super) const EXAMPLES: &str = "\
 Runs the decisions of the audit through the keys, roles and claim rules of a configuration and
-lists who would lose or gain what. What the store holds, tokens and API keys, stays as it is.
-JWTs are judged by the claims that the audit has kept, which takes audit:read everywhere.
+lists who would lose or gain what. What the store holds, tokens and API keys, holds as much as
+before, where the settings still let it count. JWTs are judged by the claims that the audit has
+kept, which takes audit:read everywhere. What cannot be told is unknown.
 Exit 1 when someone who acted would be refused.
 
 Examples:
@@ -29,6 +30,8 @@ Examples:
 
 /// How many records one call brings.
 const PAGE: u32 = 500;
+/// How long a traded token lives at most.
+const TRADED_SECONDS_MAX: i64 = 60 * 60;
 
 #[derive(Args, Debug)]
 pub(super) struct Window {
@@ -132,23 +135,40 @@ fn changed(config: &Path) -> Result<Replay> {
     let foreign: BTreeSet<_> = settings.auth.extra_permissions.clone();
     let table = Table::from_pool(&pool, &foreign)
         .map_err(|faults| refused(&faults.first().map(ToString::to_string).unwrap_or_default()))?;
-    Ok(Replay::new(authenticator, table))
+    Ok(Replay::new(authenticator, table, &settings))
 }
 
 /// Takes the records in; answers how many.
 async fn fetch(replay: &mut Replay, args: Window, connection: &Connection) -> Result<u64> {
-    let mut audit = connection.client().await?.audit();
-    let mut request = v1::SearchAuditRequest {
+    let request = v1::SearchAuditRequest {
         since: Some(args.since),
         until: args.until,
         page_size: PAGE,
         ..v1::SearchAuditRequest::default()
     };
+    // What was traded just before may act within the window.
+    let exchanges = v1::SearchAuditRequest {
+        rpc: Some("ExchangeToken".to_owned()),
+        since: Some(Moment { seconds: args.since.seconds - TRADED_SECONDS_MAX, ..args.since }),
+        until: Some(args.since),
+        ..request.clone()
+    };
+    each(exchanges, connection, |record| replay.take_exchange(record)).await?;
+    each(request, connection, |record| replay.take(record)).await
+}
+
+/// Shows each record that is found to somebody; answers how many.
+async fn each(
+    mut request: v1::SearchAuditRequest,
+    connection: &Connection,
+    mut take: impl FnMut(&str) -> bool,
+) -> Result<u64> {
+    let mut audit = connection.client().await?.audit();
     let mut records = 0;
     loop {
         let page = audit.search_audit(request.clone()).await?.into_inner();
         for record in &page.records {
-            replay.take(&record.record);
+            take(&record.record);
         }
         records += u64::try_from(page.records.len()).unwrap_or(0);
         if page.next_page_token.is_empty() {

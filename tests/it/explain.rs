@@ -261,6 +261,23 @@ async fn se_41_a_replay_names_who_would_lose_what_and_ends_with_1() {
     let ci = in_shop("ci", &["tasks:list", "tasks:read"]);
     assert_eq!(call(&server, &ci, "GET", "/v1/tasks").await.0, 200);
     assert_eq!(call(&server, &ci, "GET", "/v1/templates").await.0, 403);
+    let body = json!({"name": "k", "scopes": ["tasks:list"], "namespaces": ["shop"]});
+    let (status, key) = server.as_root("POST", "/v1/api-keys", Some(body)).await;
+    assert_eq!(status, 201, "{key}");
+    let made = key["id"].as_str().unwrap().to_owned();
+    let key = key["key"].as_str().unwrap_or_else(|| panic!("{key}")).to_owned();
+    let body = json!({"scope": "tasks:list",
+                      "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange"});
+    let bearer = format!("Bearer {key}");
+    let headers = [("authorization", bearer.as_str())];
+    let (status, given) = server.json("POST", "/v1/auth/token", &headers, Some(body)).await;
+    assert_eq!(status, 200, "{given}");
+    let given = given["access_token"].as_str().unwrap().to_owned();
+    let (_, me, _) = call(&server, &given, "GET", "/v1/whoami").await;
+    let traded = me["subject"].as_str().unwrap_or_else(|| panic!("{me}")).to_owned();
+    for credential in [&key, &given] {
+        assert_eq!(call(&server, credential, "GET", "/v1/tasks").await.0, 200);
+    }
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     let config = |change: &dyn Fn(String) -> String| {
         let text = std::fs::read_to_string(server.path("bailiwick.toml")).unwrap();
@@ -275,6 +292,20 @@ async fn se_41_a_replay_names_who_would_lose_what_and_ends_with_1() {
     let same = replay(&config(&|text| text)).await;
     assert_eq!(same.code, Some(0), "{same}");
     let key = "jwt_issuer = ";
+    // Where keys that were given out are not taken, theirs is lost.
+    let off = |text: String| text.replace(key, &format!("api_keys_enabled = false\n{key}"));
+    let lost = replay(&config(&off)).await;
+    assert_eq!(lost.code, Some(1), "{lost}");
+    let told: Value = serde_json::from_str(&lost.out).unwrap();
+    for id in [&made, &traded] {
+        let changes = told["changes"].as_array().unwrap();
+        let of = changes.iter().find(|one| {
+            one["identity"] == json!(format!("database:{id}")) && one["what"] == "tasks:list"
+        });
+        let of = of.unwrap_or_else(|| panic!("{id}: {told}"));
+        assert_eq!(of["change"], "lost", "{told}");
+        assert!(of["why"].as_str().unwrap().contains("api_keys_enabled"), "{told}");
+    }
     let cut = |text: String| text.replace(key, &format!("permissions_claim = \"roles\"\n{key}"));
     let lost = replay(&config(&cut)).await;
     assert_eq!(lost.code, Some(1), "{lost}");

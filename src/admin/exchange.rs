@@ -1,7 +1,7 @@
 //! Token exchange (RFC 8693): a caller trades its credential for a token that
 //! holds less and ends sooner.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
     Admin, Error, Result, Tokens,
@@ -228,16 +228,28 @@ fn state(message: &str) -> Error {
 impl Admin {
     /// Whether an exchanged token of an earlier start still stands for what it
     /// was traded for: a key that is still configured, an issuer that is still
-    /// trusted. Those of the database hang on their parents.
-    fn still_backed(&self, record: &CredentialRecord) -> bool {
+    /// trusted with as much. Those of the database hang on their parents;
+    /// `keys` are the API keys among these, which may not count any more.
+    fn still_backed(&self, record: &CredentialRecord, keys: &BTreeSet<Arc<str>>) -> bool {
+        let scope = Scope::parse(&record.namespaces).unwrap_or(Scope::Everything);
+        let held = self.permissions(&record.scopes);
         match record.created_by.source {
-            Source::Database => record.parent.is_some(),
-            Source::Idp => self.issuers.contains(&record.created_by.issuer),
+            Source::Database => record
+                .parent
+                .as_ref()
+                .is_some_and(|parent| self.api_keys_enabled || !keys.contains(parent)),
+            Source::Idp => {
+                let ceiling = self.issuers.get(&record.created_by.issuer);
+                ceiling.is_some_and(|ceiling| {
+                    ceiling.scope.covers(&scope)
+                        && held.is_ok_and(|held| held.names().iter().all(|name| ceiling.has(name)))
+                })
+            }
             Source::Config => self.configured.iter().any(|key| {
-                let scope = Scope::parse(&record.namespaces).unwrap_or(Scope::Everything);
-                let held = self.permissions(&record.scopes);
                 *key.id == *record.created_with
-                    && held.is_ok_and(|held| holds_all(&key.principal, &held, &scope).is_ok())
+                    && held
+                        .as_ref()
+                        .is_ok_and(|held| holds_all(&key.principal, held, &scope).is_ok())
             }),
             Source::File
             | Source::Line
@@ -256,9 +268,12 @@ impl Admin {
         records: Vec<CredentialRecord>,
     ) -> storage::Result<Vec<CredentialRecord>> {
         let now = self.now();
+        let keys = records.iter().filter(|record| record.kind == CredentialKind::ApiKey);
+        let keys: BTreeSet<Arc<str>> = keys.map(|record| Arc::clone(&record.id)).collect();
         let (kept, gone): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| {
             record.kind != CredentialKind::Exchanged
-                || (self.still_backed(record) && record.expires_at.is_some_and(|end| end > now))
+                || (self.still_backed(record, &keys)
+                    && record.expires_at.is_some_and(|end| end > now))
         });
         for record in gone {
             self.store.delete_credential(&record.id, &Stamp::system(), now).await?;

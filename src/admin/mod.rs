@@ -33,7 +33,7 @@ use crate::{
     access::{Caller, Reason, Refusal},
     authn::{ConfiguredKey, Issue, Issued, Recalls},
     domain::{
-        Clock, PermissionSet, Timestamp,
+        Clock, Grant, PermissionSet, Timestamp,
         history::Stamp,
         principal::{Identity, Source},
         secret::Secret,
@@ -68,8 +68,10 @@ pub struct Admin {
     pub roles: BTreeMap<String, Vec<String>>,
     /// After how many days without use a credential is revoked.
     pub unused_after_days: Option<NonZeroU32>,
-    /// The issuers whose JWTs are taken.
-    pub issuers: BTreeSet<Arc<str>>,
+    /// The issuers whose JWTs are taken, with what these hold at most.
+    pub issuers: BTreeMap<Arc<str>, Grant>,
+    /// Whether API keys are taken.
+    pub api_keys_enabled: bool,
     /// Whether callers need credentials.
     pub auth_on: bool,
     /// What time it is.

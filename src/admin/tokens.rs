@@ -401,8 +401,8 @@ pub async fn revoke_subject(
     subject: Option<String>,
     cascade: bool,
 ) -> Result<(Timestamp, Vec<Arc<str>>)> {
-    if !admin.issuers.contains(issuer.as_str()) {
-        let known: Vec<&str> = admin.issuers.iter().map(AsRef::as_ref).collect();
+    if !admin.issuers.contains_key(issuer.as_str()) {
+        let known: Vec<&str> = admin.issuers.keys().map(AsRef::as_ref).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         let what = format!("is no issuer that this server takes tokens of; there are: {known}");
         return Err(invalid("issuer", what));

@@ -1,19 +1,15 @@
 //! What the server keeps, and the use cases over it: built in the one order in
 //! which they need each other.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use super::{Error, auditor::Auditor, scheduler};
 use crate::{
     access::Gate,
     admin::{Admin, FileTokens, Tokens, elevation::Elevating},
     authn::Authenticator,
-    config::{Mode, Settings, Storage, TokenStore},
-    domain::{Clock, PermissionSet},
+    config::{Jwt, Mode, Settings, Storage, TokenStore},
+    domain::{Clock, Grant, PermissionSet},
     engine::{Engine, Floor},
     schedule::Scheduler,
     signing::{STEP, SigningKeys, StepTokens},
@@ -129,6 +125,7 @@ async fn admin(
         configured: authenticator.configured_keys(),
         foreign: foreign.clone(),
         issuers: issuers(&settings.auth.mode),
+        api_keys_enabled: authenticator.takes_api_keys(),
         auth_on: !matches!(settings.auth.mode, Mode::Off),
         roles: role_names(settings),
         clock,
@@ -139,10 +136,17 @@ async fn admin(
     Ok(Arc::new(admin))
 }
 
-fn issuers(mode: &Mode) -> BTreeSet<Arc<str>> {
+/// The issuers, with the ceilings of their tokens.
+fn issuers(mode: &Mode) -> BTreeMap<Arc<str>, Grant> {
+    let ceiling = |jwt: &Jwt| Grant {
+        permissions: jwt.permissions_ceiling.clone(),
+        scope: jwt.namespaces_ceiling.clone(),
+    };
     match mode {
-        Mode::Off => BTreeSet::new(),
-        Mode::On(known) => known.issuers.iter().map(|jwt| Arc::clone(&jwt.issuer)).collect(),
+        Mode::Off => BTreeMap::new(),
+        Mode::On(known) => {
+            known.issuers.iter().map(|jwt| (Arc::clone(&jwt.issuer), ceiling(jwt))).collect()
+        }
     }
 }
 

@@ -200,6 +200,59 @@ async fn se_47_a_recall_ends_what_a_jwt_was_traded_for() {
 }
 
 #[tokio::test]
+async fn se_39_a_start_ends_what_the_configuration_lets_nobody_have_any_more() {
+    let server = server().await;
+    let alice = Token::new("alice", &["tasks:*"]).sign();
+    let of_jwt = secret(&exchange(&server, &alice, json!({})).await);
+    let body = json!({"name": "k", "scopes": ["tasks:list"], "namespaces": ["shop"]});
+    let (status, key) = server.as_root("POST", "/v1/api-keys", Some(body)).await;
+    assert_eq!(status, 201, "{key}");
+    let key = key["key"].as_str().unwrap().to_owned();
+    let of_key = secret(&exchange(&server, &key, json!({"scope": "tasks:list"})).await);
+    let again = secret(&exchange(&server, &of_key, json!({"scope": "tasks:list"})).await);
+    let (minted, _) = mint(&server, json!({"scopes": "tasks:*"})).await;
+    let of_minted = secret(&exchange(&server, &minted, json!({})).await);
+    let server = server.again().await;
+    for token in [&of_jwt, &key, &of_key, &again, &of_minted] {
+        assert_eq!(lists(&server, token).await, 200);
+    }
+    // API keys are switched off, those of the configuration too.
+    let rest = "api_keys_enabled = false\n[limits]\nfailed_auth_per_minute = 0\n".to_owned();
+    let server = server.again_with(Setup { rest, ..Setup::steady() }).await;
+    for (token, wanted) in
+        [(&of_jwt, 200), (&key, 401), (&of_key, 401), (&again, 401), (&of_minted, 200)]
+    {
+        assert_eq!(lists(&server, token).await, wanted);
+    }
+}
+
+#[tokio::test]
+async fn se_39_a_start_ends_what_a_ceiling_or_a_missing_issuer_leaves_nobody() {
+    let with = |issuer: &str, more: &str| {
+        let rest = format!(
+            "[[auth.issuers]]\nissuer = \"{issuer}\"\naudience = \"{}\"\n\
+             public_key_path = \"jwt-public-key.pem\"\n{more}\n[limits]\nfailed_auth_per_minute = 0\n",
+            credentials::AUDIENCE
+        );
+        Setup { rest, ..Setup::steady() }
+    };
+    let second = "https://second.example";
+    let jwt = || Token::new("alice", &["tasks:*"]).claim("iss", second.into()).sign();
+    for (setup, wanted) in [
+        (with(second, ""), 200),
+        (with(second, "permissions_ceiling = [\"tasks:read\"]"), 401),
+        (with(second, "namespaces_ceiling = [\"shop\"]"), 401),
+        (with("https://third.example", ""), 401),
+    ] {
+        let server = Server::with(with(second, "")).await;
+        let traded = secret(&exchange(&server, &jwt(), json!({})).await);
+        assert_eq!(lists(&server, &traded).await, 200);
+        let server = server.again_with(setup).await;
+        assert_eq!(lists(&server, &traded).await, wanted);
+    }
+}
+
+#[tokio::test]
 async fn exchanged_tokens_are_bounded_in_number_and_time() {
     let server = server().await;
     let (token, _) = mint(&server, json!({"scopes": "tasks:*"})).await;

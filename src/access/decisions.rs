@@ -125,11 +125,20 @@ struct Inner {
 /// One caller's decisions, the oldest first.
 #[derive(Default)]
 struct Ring {
-    ids: VecDeque<RequestId>,
+    kept: VecDeque<Kept>,
     bytes: usize,
     whose: Option<Identity>,
     /// What its latest decision holds, which most of its others hold too.
     principal: Option<Arc<Principal>>,
+}
+
+/// A decision in its ring, with what it weighs.
+struct Kept {
+    id: RequestId,
+    bytes: usize,
+    /// What its caller's principal weighs; none where the decision before it
+    /// holds the same one.
+    principal: usize,
 }
 
 impl Decisions {
@@ -166,19 +175,19 @@ impl Inner {
             Some(number) => *number,
             None => self.begin(decision.whose().cloned()),
         };
-        let mut bytes = decision.bytes();
+        let (bytes, mut principal) = (decision.bytes(), 0);
         let Some(ring) = self.rings.get_mut(&number) else { return };
         if let By::Caller(origin) = &decision.by {
             let same = ring.principal.as_ref().is_some_and(|p| Arc::ptr_eq(p, &origin.principal));
             if !same {
-                bytes += principal_bytes(&origin.principal);
+                principal = principal_bytes(&origin.principal);
                 ring.principal = Some(Arc::clone(&origin.principal));
             }
         }
         self.by_bytes.remove(&(ring.bytes, std::cmp::Reverse(number)));
-        ring.ids.push_back(id);
-        ring.bytes += bytes;
-        self.bytes += bytes;
+        ring.kept.push_back(Kept { id, bytes, principal });
+        ring.bytes += bytes + principal;
+        self.bytes += bytes + principal;
         self.by_bytes.insert((ring.bytes, std::cmp::Reverse(number)));
         self.by_id.insert(id, (number, decision));
     }
@@ -196,17 +205,19 @@ impl Inner {
     fn let_go(&mut self) -> bool {
         let Some((_, std::cmp::Reverse(number))) = self.by_bytes.pop_last() else { return false };
         let Some(ring) = self.rings.get_mut(&number) else { return false };
-        if let Some(id) = ring.ids.pop_front() {
-            self.by_id.remove(&id);
-        }
-        // What a principal weighs is shared out among the decisions with it.
-        let freed = match ring.ids.len() {
-            0 => ring.bytes,
-            left => ring.bytes.checked_div(left + 1).unwrap_or(ring.bytes),
+        let Some(Kept { id, bytes, principal }) = ring.kept.pop_front() else { return false };
+        self.by_id.remove(&id);
+        // A principal stays as long as a decision holds it.
+        let freed = match ring.kept.front_mut().filter(|next| next.principal == 0) {
+            Some(next) => {
+                next.principal = principal;
+                bytes
+            }
+            None => bytes + principal,
         };
-        ring.bytes -= freed;
+        ring.bytes = ring.bytes.saturating_sub(freed);
         self.bytes = self.bytes.saturating_sub(freed);
-        if ring.ids.is_empty() {
+        if ring.kept.is_empty() {
             if let Some(ring) = self.rings.remove(&number) {
                 self.numbers.remove(&ring.whose);
             }
@@ -283,7 +294,7 @@ mod tests {
         assert!(inner.by_id.len() <= DECISIONS_MAX && inner.bytes <= BYTES_MAX);
         assert_eq!(
             inner.by_id.len(),
-            inner.rings.values().map(|ring| ring.ids.len()).sum::<usize>()
+            inner.rings.values().map(|ring| ring.kept.len()).sum::<usize>()
         );
         assert_eq!(inner.bytes, inner.rings.values().map(|ring| ring.bytes).sum::<usize>());
     }
@@ -300,6 +311,21 @@ mod tests {
         assert_eq!(inner.rings.len(), inner.by_id.len());
         assert_eq!(inner.numbers.len(), inner.rings.len());
         assert_eq!(inner.by_bytes.len(), inner.rings.len());
+    }
+
+    #[test]
+    fn se_41_light_decisions_do_not_make_room_for_heavy_ones() {
+        let (decisions, caller) = (Decisions::default(), who("caller"));
+        for number in 0..50_000 {
+            decisions.note(decision(number, &caller, 36));
+        }
+        for number in 50_000..52_000 {
+            decisions.note(decision(number, &caller, 100_000));
+        }
+        let inner = decisions.0.lock().unwrap();
+        let held: usize = inner.by_id.values().map(|(_, decision)| decision.bytes()).sum();
+        assert!(held + principal_bytes(&caller) <= BYTES_MAX, "{held}");
+        assert_eq!(inner.bytes, held + principal_bytes(&caller));
     }
 
     #[test]

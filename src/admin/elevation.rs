@@ -14,7 +14,7 @@ use crate::{
     authn::{Elevations, Issued},
     authz::System,
     domain::{
-        Clock, Permission, Principal, Scope, Timestamp,
+        Clock, Grant, Permission, Principal, Scope, Timestamp,
         elevation::{Elevation, ElevationState},
         history::Stamp,
         principal::{Identity, Source},
@@ -39,6 +39,8 @@ const SHOWN_FOR_DAYS: i64 = 30;
 /// How often it is looked which ones are over; calls look by themselves.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+/// Whoever signs for an issuer could act in the name of the requester.
+const BEYOND_ISSUER: &str = "The ceiling of the issuer of your tokens does not reach so far";
 
 /// What the use cases work with.
 #[derive(Debug)]
@@ -47,10 +49,18 @@ pub struct Elevating {
     raised: Arc<Elevations>,
     issued: Arc<Issued>,
     clock: Arc<dyn Clock>,
-    /// How long one lasts at most.
-    longest: Duration,
+    bounds: Bounds,
     /// All that are shown, by id. Disk and memory change in the same order.
     all: Mutex<BTreeMap<Arc<str>, Elevation>>,
+}
+
+/// What no approver can go beyond.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// How long one lasts at most.
+    pub longest: Duration,
+    /// What the JWTs of each issuer hold at most (SE-02).
+    pub issuers: BTreeMap<Arc<str>, Grant>,
 }
 
 /// What is asked for.
@@ -82,18 +92,18 @@ impl Elevating {
         raised: Arc<Elevations>,
         issued: Arc<Issued>,
         clock: Arc<dyn Clock>,
-        longest: Duration,
+        bounds: Bounds,
     ) -> Result<Arc<Self>> {
         let kept = store.elevations().await?;
         let kept: BTreeMap<Arc<str>, Elevation> =
             kept.into_iter().map(|one| (Arc::clone(&one.id), one)).collect();
         let now = clock.now();
         for one in kept.values().filter(|one| one.state == ElevationState::Active) {
-            if one.until.is_some_and(|until| now < until) {
+            if one.until.is_some_and(|until| now < until) && bounds.allow(one) {
                 raised.begin(one);
             }
         }
-        let this = Self { store, raised, issued, clock, longest, all: Mutex::new(kept) };
+        let this = Self { store, raised, issued, clock, bounds, all: Mutex::new(kept) };
         this.sweep().await?;
         Ok(Arc::new(this))
     }
@@ -136,6 +146,9 @@ impl Elevating {
             until: None,
             ended_at: None,
         };
+        if !self.bounds.allow(&elevation) {
+            return Err(forbidden(BEYOND_ISSUER));
+        }
         let forget = now.plus_ms(-SHOWN_FOR_DAYS * DAY_MS);
         if !self.store.add_elevation(&elevation, forget, &stamp(caller)).await? {
             return Err(storage::Error::Unavailable("the id is taken".into()).into());
@@ -177,6 +190,9 @@ impl Elevating {
         match decision {
             Decision::Approve => {
                 self.may_lend(principal)?;
+                if !self.bounds.allow(one) {
+                    return Err(forbidden(BEYOND_ISSUER));
+                }
                 moved.state = ElevationState::Active;
                 // Nobody lends for longer than it has something itself.
                 let until = now.plus(Duration::from_secs(moved.seconds.into()));
@@ -239,7 +255,9 @@ impl Elevating {
         let mut all = self.all.lock().await;
         let now = self.clock.now();
         let over = |one: &&Elevation| match one.state {
-            ElevationState::Active => one.until.is_none_or(|until| until <= now),
+            ElevationState::Active => {
+                one.until.is_none_or(|until| until <= now) || !self.bounds.allow(one)
+            }
             ElevationState::Pending => one.requested_at.plus(DECIDE_WITHIN) <= now,
             ElevationState::Denied | ElevationState::Revoked | ElevationState::Expired => false,
         };
@@ -287,7 +305,7 @@ impl Elevating {
             }
         }
         Scope::parse(&[&wish.namespace]).map_err(|error| invalid("namespace", error))?;
-        let longest = self.longest.as_secs();
+        let longest = self.bounds.longest.as_secs();
         if wish.seconds == 0 || u64::from(wish.seconds) > longest {
             let what = format!("must be 1 to {longest} seconds (`auth.elevation_max_minutes`)");
             return Err(invalid("seconds", what));
@@ -348,7 +366,16 @@ impl Elevating {
         if self.is_same(principal, one) {
             return Err(forbidden("Somebody else must decide about it"));
         }
+        // Whoever it was handed to got a part of a caller's rights, for a while.
+        if self.is_traded(principal) {
+            return Err(forbidden("A token that was traded for another decides about nothing"));
+        }
         Ok(())
+    }
+
+    fn is_traded(&self, principal: &Principal) -> bool {
+        let issue = self.issued.get(&principal.credential_id);
+        issue.is_some_and(|issue| issue.exchanged_by().is_some())
     }
 
     /// What is bound to places or to a number of uses would be so no longer.
@@ -366,8 +393,7 @@ impl Elevating {
     }
 
     fn may_ask(&self, principal: &Principal) -> Result<()> {
-        let traded = self.issued.get(&principal.credential_id);
-        let traded = traded.is_some_and(|issue| issue.exchanged_by().is_some());
+        let traded = self.is_traded(principal);
         match principal.identity.source {
             Source::Config
             | Source::Idp
@@ -399,16 +425,21 @@ impl Elevating {
     /// everybody's, and is a key of the configuration or of the token file.
     fn is_same(&self, principal: &Principal, one: &Elevation) -> bool {
         let (identity, requester) = (&principal.identity, &one.requester);
-        let named = |identity: &Identity| {
+        let named = |identity: &&Identity| {
             matches!(identity.source, Source::Config | Source::Idp | Source::Certificate)
         };
-        let same_name =
-            named(identity) && named(requester) && identity.subject == requester.subject;
         let theirs = self.makers(&one.requested_with);
         let own = self.makers(&principal.credential_id);
         let rooted = |maker: &Identity| {
             matches!(maker.source, Source::Config | Source::File | Source::Disabled)
         };
+        let behind = |last, makers| {
+            let makers: &[Identity] = makers;
+            let makers = makers.iter().filter(|maker| !rooted(maker));
+            makers.chain([last]).filter(named).map(|one| &*one.subject).collect::<Vec<_>>()
+        };
+        let names = behind(requester, &theirs);
+        let same_name = behind(identity, &own).iter().any(|name| names.contains(name));
         let shared = own.iter().any(|maker| !rooted(maker) && theirs.contains(maker));
         identity == requester
             || same_name
@@ -432,6 +463,17 @@ impl Elevating {
             next = Some(with);
         }
         makers
+    }
+}
+
+impl Bounds {
+    /// Whether the requester's issuer may vouch for so much.
+    fn allow(&self, one: &Elevation) -> bool {
+        one.requester.source != Source::Idp
+            || self.issuers.get(&one.requester.issuer).is_some_and(|ceiling| {
+                let holds = |permission: &Permission| ceiling.permissions.contains(*permission);
+                ceiling.scope.covers(&one.scope()) && one.permissions.iter().all(holds)
+            })
     }
 }
 

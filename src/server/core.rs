@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use super::{Error, auditor::Auditor, scheduler};
 use crate::{
     access::Gate,
-    admin::{Admin, FileTokens, Tokens, elevation::Elevating},
+    admin::{
+        Admin, FileTokens, Tokens,
+        elevation::{Bounds, Elevating},
+    },
     authn::Authenticator,
     config::{Jwt, Mode, Settings, Storage, TokenStore},
     domain::{Clock, Grant, PermissionSet},
@@ -97,7 +100,7 @@ async fn elevating(
         Arc::clone(raised),
         Arc::clone(issued),
         Arc::clone(clock),
-        settings.elevation_max,
+        Bounds { longest: settings.elevation_max, issuers: issuers(&settings.auth.mode) },
     );
     opened.await.map_err(Error::Credentials)
 }

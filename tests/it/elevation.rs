@@ -11,7 +11,7 @@ use tonic::Code;
 
 use crate::harness::{
     PATIENCE, Server, Setup,
-    credentials::{ROOT_KEY, Token},
+    credentials::{AUDIENCE, ROOT_KEY, Token},
 };
 
 const PATH: &str = "/v1/auth/elevations";
@@ -191,6 +191,72 @@ async fn se_40_nobody_lends_beyond_own_bounds_or_to_a_sibling() {
     let (_, traded) = call(&server, &bob, "POST", "/v1/auth/token", Some(body)).await;
     let traded = traded["access_token"].as_str().unwrap();
     assert_eq!(ask(&server, traded, json!({})).await.0, 400);
+}
+
+/// A server that trusts a second issuer, with this ceiling.
+async fn of_two_issuers(ceiling: &str, before: Option<Server>) -> Server {
+    let rest = format!(
+        "elevation_max_minutes = 5\n[[auth.issuers]]\nissuer = \"{SECOND}\"\naudience = \"{AUDIENCE}\"\n\
+         public_key_path = \"jwt-public-key.pem\"\npermissions_ceiling = [{ceiling}]\n"
+    );
+    let setup = Setup { rest, ..Setup::steady() };
+    match before {
+        Some(server) => server.again_with(setup).await,
+        None => Server::with(setup).await.with_template().await,
+    }
+}
+
+const SECOND: &str = "https://second.example";
+
+fn of_second(name: &str, permissions: &[&str]) -> String {
+    Token::new(name, permissions).within(&["shop"]).claim("iss", json!(SECOND)).sign()
+}
+
+#[tokio::test]
+async fn se_40_nobody_approves_by_what_stands_for_somebody() {
+    let server = of_two_issuers("\"tasks:*\", \"api_keys:admin\"", None).await;
+    let id = asked(&server, &person("alice", &["steps:read"]), json!({})).await;
+    let herself = of_second("alice", &["tasks:list", "api_keys:admin"]);
+    let traded = async |of: &str| {
+        let body = json!({"grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+                          "scope": "tasks:list"});
+        let (status, made) = call(&server, of, "POST", "/v1/auth/token", Some(body)).await;
+        assert_eq!(status, 200, "{made}");
+        made["access_token"].as_str().unwrap().to_owned()
+    };
+    let body = json!({"name": "k", "scopes": "tasks:list", "namespaces": "shop"});
+    let (status, key) = call(&server, &herself, "POST", "/v1/api-keys", Some(body)).await;
+    assert_eq!(status, 201, "{key}");
+    let key = key["key"].as_str().unwrap();
+    for (who, what) in [
+        (&*herself, "the same name of another issuer"),
+        (key, "what that name made"),
+        (&traded(&herself).await, "what that name traded"),
+        (&traded(&approver()).await, "what anybody traded"),
+    ] {
+        let (status, answer) = act(&server, who, &id, "approve").await;
+        assert!(matches!(status, 403 | 404), "{what}: {answer}");
+    }
+    assert_eq!(act(&server, &approver(), &id, "approve").await.0, 200);
+}
+
+#[tokio::test]
+async fn se_02_nothing_is_lent_beyond_the_ceiling_of_an_issuer() {
+    let server = of_two_issuers("\"tasks:*\"", None).await;
+    let eve = of_second("eve", &["tasks:read"]);
+    let (status, answer) = ask(&server, &eve, json!({"permissions": "steps:read"})).await;
+    assert_eq!(status, 403, "{answer}");
+    let (waiting, active) =
+        (asked(&server, &eve, json!({})).await, asked(&server, &eve, json!({})).await);
+    assert_eq!(act(&server, &approver(), &active, "approve").await.0, 200);
+    assert_eq!(lists(&server, &eve).await, 200);
+    let server = of_two_issuers("\"tasks:read\"", Some(server)).await;
+    assert_eq!(lists(&server, &eve).await, 403, "it ends with the ceiling");
+    let (status, answer) = act(&server, &approver(), &waiting, "approve").await;
+    assert_eq!(status, 403, "{answer}");
+    let listed = call(&server, &eve, "GET", PATH, None).await.1;
+    let states: Vec<_> = listed["elevations"].as_array().unwrap().iter().collect();
+    assert!(states.iter().any(|one| one["id"] == *active && one["state"] == "expired"), "{listed}");
 }
 
 #[tokio::test]

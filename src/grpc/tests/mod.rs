@@ -30,7 +30,10 @@ use tower::{Service, ServiceExt as _};
 
 use crate::{
     access::{Caller, Gate, Rule, Table, explain::Explainer},
-    admin::{Admin, Tokens, elevation::Elevating},
+    admin::{
+        Admin, Tokens,
+        elevation::{Bounds, Elevating},
+    },
     audit::{Ledger, Sealer, key::AuditKey},
     authn::{Authenticator, Session},
     authz::System,
@@ -199,7 +202,7 @@ impl House {
             Arc::default(),
             Arc::clone(&admin.issued),
             Arc::clone(&clock),
-            Duration::from_hours(1),
+            Bounds { longest: Duration::from_hours(1), issuers: std::collections::BTreeMap::new() },
         );
         let elevating = elevating.await.unwrap();
         let scheduler = scheduler(scheduling, &engine, Arc::clone(&clock)).await;

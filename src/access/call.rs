@@ -325,7 +325,9 @@ impl Caller {
         let Some(journal) = &self.journal else { return Ok(()) };
         let Ending { outcome, reason, object } = ending;
         let done = outcome == Outcome::Allowed;
-        if done && (self.origin.is_recorded() || !journal.takes_reads()) {
+        // What a service was told about a credential is no mere read.
+        let unwanted = !journal.takes_reads() && self.origin.judged().is_none();
+        if done && (self.origin.is_recorded() || unwanted) {
             return Ok(());
         }
         let now = self.clock.now();

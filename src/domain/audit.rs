@@ -147,9 +147,13 @@ impl Origin {
 
     /// The chain of what was refused, or read in no single place: where the
     /// caller itself belongs, so that nobody fills another's chain (SE-44).
-    /// Text of the only prefix of its scope; otherwise the server's chain.
+    /// Text of the only prefix of its scope; otherwise the server's chain, as
+    /// for what was answered about credentials, which may be anybody's.
     #[must_use]
     pub fn own_chain(&self) -> Arc<str> {
+        if self.judged().is_some() {
+            return SERVER_CHAIN.into();
+        }
         let lasting = self.lasting.as_ref().unwrap_or(&self.principal);
         let mut texts = lasting.grants.iter().map(|grant| grant.scope.to_strings());
         match (texts.next().as_deref(), texts.next()) {
@@ -446,5 +450,7 @@ mod tests {
         }
         one.principal = Arc::new(principal);
         assert_eq!(&*one.own_chain(), "shop");
+        one.judges(Judgement::default());
+        assert_eq!(&*one.own_chain(), SERVER_CHAIN, "whoever it was asked about");
     }
 }

@@ -8,9 +8,11 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 use super::Principal;
 
-/// How many bytes of JSON the credentials of one call take at most, each with
-/// its questions.
-const BYTES_MAX: usize = 4096;
+/// How many bytes of JSON the credentials of one call take at most. A hundred
+/// usual ones fit in: no question keeps a credential out of the record.
+const CREDENTIALS_BYTES_MAX: usize = 24 * 1024;
+/// How many bytes of JSON the questions about them take at most.
+const QUESTIONS_BYTES_MAX: usize = 4096;
 /// How many bytes of one text of another's choice are kept.
 const TEXT_BYTES_MAX: usize = 256;
 /// What was said of a question that may.
@@ -92,12 +94,13 @@ impl Serialize for Judged {
     }
 }
 
-/// All that one call judged: as much as there is room for, and the number of
-/// the rest.
+/// All that one call judged: the credentials, as many of the questions as there
+/// is room for, and the number of the rest.
 #[derive(Debug, Default)]
 pub struct Judgement {
     about: Vec<Judged>,
-    bytes: usize,
+    /// What the credentials take, and what the questions do.
+    bytes: (usize, usize),
     allowed: usize,
     denied: usize,
     left_out: usize,
@@ -121,20 +124,22 @@ impl Judgement {
         self.denied += questions.len() - allowed;
         let mut kept = Judged { questions: Vec::new(), ..judged };
         let asked = questions.len();
-        let mut bytes = self.bytes + length(&kept);
+        let credentials = self.bytes.0 + length(&kept);
+        if credentials > CREDENTIALS_BYTES_MAX {
+            self.left_out += asked;
+            return;
+        }
+        self.bytes.0 = credentials;
         for question in questions {
-            let longer = bytes + length(&question);
-            if longer > BYTES_MAX {
+            let longer = self.bytes.1 + length(&question);
+            if longer > QUESTIONS_BYTES_MAX {
                 break;
             }
-            bytes = longer;
+            self.bytes.1 = longer;
             kept.questions.push(question);
         }
         self.left_out += asked - kept.questions.len();
-        if bytes <= BYTES_MAX && (asked == 0 || !kept.questions.is_empty()) {
-            self.bytes = bytes;
-            self.about.push(kept);
-        }
+        self.about.push(kept);
     }
 
     /// The credentials, with the questions that there was room for.
@@ -158,7 +163,7 @@ impl Judgement {
     /// What its texts take, about.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes.0 + self.bytes.1
     }
 }
 
@@ -179,7 +184,7 @@ impl Serialize for Judgement {
 
 fn length(value: &impl Serialize) -> usize {
     // Strings and numbers alone: nothing in it can fail. With its comma.
-    serde_json::to_string(value).map_or(BYTES_MAX, |json| json.len() + 1)
+    serde_json::to_string(value).map_or(CREDENTIALS_BYTES_MAX, |json| json.len() + 1)
 }
 
 /// The beginning of a text of another's choice.
@@ -224,9 +229,11 @@ mod tests {
             many.take(judged(2, &"\u{1}".repeat(1_000)));
         }
         let json = serde_json::to_value(&many).unwrap();
-        assert!(json.to_string().len() < BYTES_MAX + 100, "{}", json.to_string().len());
+        let most = CREDENTIALS_BYTES_MAX + QUESTIONS_BYTES_MAX + 100;
+        assert!(json.to_string().len() < most, "{}", json.to_string().len());
         let kept: usize = many.about().iter().map(|one| one.questions.len()).sum();
         assert!(kept > 0);
+        assert_eq!(many.about().len(), 50, "long questions keep no credential out");
         assert_eq!(json["left_out"], 100 - kept);
         assert_eq!((&json["allowed"], &json["denied"]), (&0.into(), &100.into()));
         assert!(many.only().is_none());

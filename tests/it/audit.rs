@@ -316,6 +316,11 @@ async fn se_44_the_audit_can_be_off_and_reads_can_be_left_out() {
     server.as_root("GET", &format!("/v1/tasks/{task}"), None).await;
     server.as_root("GET", "/v1/tasks/00000000-0000-4000-8000-000000000000", None).await;
     record(&server, |one| is(one, "/GetTask", "denied")).await;
+    // What is said about credentials is recorded all the same.
+    let asked = json!({"token": "nobody's"});
+    server.as_root("POST", "/v1/auth/introspect", Some(asked)).await;
+    let (chain, told) = record(&server, |one| is(one, "/Introspect", "allowed")).await;
+    assert_eq!((&*chain, &told["detail"]["judged"][0]["active"]), ("*", &json!(false)), "{told}");
     assert!(!records(&server).iter().any(|(_, one)| is(one, "/GetTask", "allowed")));
 }
 

@@ -13,7 +13,7 @@ use crate::{
         Grant, Permission, Principal,
         audit::{Origin, Outcome},
         judged::{Judged, Question},
-        principal::Identity,
+        principal::Source,
     },
 };
 
@@ -67,9 +67,14 @@ impl Answer {
         })
     }
 
-    /// Whether it was about a credential of this one.
-    pub(super) fn is_about(&self, identity: &Identity) -> bool {
-        self.actor.as_ref().is_some_and(|actor| actor.identity == *identity)
+    /// Whether it was about a credential of this one. Keys of the configuration
+    /// can share a name.
+    pub(super) fn is_about(&self, asker: &Principal) -> bool {
+        self.actor.as_ref().is_some_and(|actor| {
+            actor.identity == asker.identity
+                && (asker.identity.source != Source::Config
+                    || actor.credential_id == asker.credential_id)
+        })
     }
 
     fn decider(&self) -> Decider {
@@ -168,7 +173,7 @@ impl Explainer {
     /// What was answered, as far as its asker may know.
     pub(super) fn answered(&self, asker: &Principal, facts: Facts, answer: &Answer) -> Explanation {
         let auditor = may_read(asker, std::slice::from_ref(&facts.chain));
-        let holder = answer.is_about(&asker.identity);
+        let holder = answer.is_about(asker);
         let own = facts.is_by(&asker.identity);
         // Who asked was shown the credential then, and not now.
         let sees = auditor || holder || (own && !facts.held_now);

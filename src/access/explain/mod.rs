@@ -318,7 +318,7 @@ impl Facts {
 /// credential it was about, and who may read the audit of the chain that it
 /// lies in.
 fn may_know(asker: &Principal, facts: &Facts) -> bool {
-    let about = facts.answer.as_ref().is_some_and(|answer| answer.is_about(&asker.identity));
+    let about = facts.answer.as_ref().is_some_and(|answer| answer.is_about(asker));
     about || facts.is_by(&asker.identity) || may_read(asker, std::slice::from_ref(&facts.chain))
 }
 

@@ -342,6 +342,49 @@ async fn se_44_under_fail_closed_a_read_waits_for_its_record() {
     blocker.execute_batch("DROP TABLE audit_head; ALTER TABLE audit RENAME TO gone").unwrap();
     let (status, answer) = server.as_root("GET", &path, None).await;
     assert_eq!(status, 503, "{answer}");
+    // What is refused stays refused.
+    let nobody = Token::new("nobody", &["steps:read"]).sign();
+    assert_eq!(with(&server, &nobody, "GET", &path).await, 403);
+}
+
+#[tokio::test]
+async fn se_44_what_is_older_than_retention_days_is_let_go() {
+    let server = Server::with(Setup::steady()).await.with_template().await;
+    let sealed = |server: &Server| -> i64 {
+        let audit = database(&server.path("data/bailiwick.db"));
+        audit.query_row("SELECT count(*) FROM audit_seal", [], |row| row.get(0)).unwrap()
+    };
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while sealed(&server) < 3 {
+        assert!(tokio::time::Instant::now() < until, "it is sealed each second");
+        server.order(json!({})).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let path = server.path("data/bailiwick.db");
+    // The clock cannot be turned from here: the oldest two checkpoints are.
+    let old = "2020-01-01T00:00:00.000000Z";
+    let turned = database(&path)
+        .execute(
+            "UPDATE audit SET body = json_set(body, '$.checkpoint.at', ?1) \
+             WHERE seq IN (SELECT seq FROM audit_seal ORDER BY last LIMIT 2)",
+            [old],
+        )
+        .unwrap();
+    assert_eq!(turned, 2);
+    let first: i64 = database(&path)
+        .query_row("SELECT last FROM audit_seal ORDER BY last LIMIT 1 OFFSET 1", [], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    let rest = "[audit]\nretention_days = 1\n".to_owned();
+    let server = server.again_with(Setup { rest, ..Setup::steady() }).await;
+    let (chain, told) = record(&server, |one| one["detail"]["change"] == "audit let go").await;
+    assert_eq!((&*chain, &told["detail"]["through"]), ("*", &json!(first)), "{told}");
+    let left: i64 = database(&path)
+        .query_row("SELECT count(*) FROM audit WHERE seq <= ?1", [first], |row| row.get(0))
+        .unwrap();
+    assert_eq!(left, 0);
+    assert!(sealed(&server) >= 1, "what is younger stays");
 }
 
 #[tokio::test]

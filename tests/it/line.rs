@@ -450,6 +450,12 @@ async fn zt_29_to_31_se_62_a_rule_lies_inside_as_a_whole() {
         deploy.rows("LISTRULES").await,
         [format!("deploy.rule1 deploy. {HOOK}"), format!("deploy.wide \"\" {HOOK}")]
     );
+    assert_eq!(
+        deploy.rows("LISTRULES deploy.w").await,
+        [format!("deploy.wide \"\" {HOOK}")],
+        "those with this beginning"
+    );
+    assert_eq!(deploy.rows("LISTRULES backup.").await, Vec::<String>::new());
     assert_eq!(deploy.ask("r1 REMOVERULE deploy.rule1").await, "r1 OK\n");
     assert_eq!(deploy.rows("LISTRULES").await.len(), 1);
     // A runner that is not listed, and none at all.

@@ -153,6 +153,8 @@ async fn a_slow_reader_holds_up_nobody_else() {
         assert_eq!(wire.ask("r1 SET quick 2099-01-01").await, "r1 OK\n");
     }
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    let mut stuck = server.wire().await;
+    stuck.send("r1 QUERY\n".repeat(40).as_bytes()).await;
     // It gets all of it when it reads.
     for _ in 0..20 {
         let mut rows = 0;
@@ -161,6 +163,17 @@ async fn a_slow_reader_holds_up_nobody_else() {
         }
         assert!((10_000..=10_001).contains(&rows), "{rows}");
     }
+    // Who reads nothing for 30 s is closed.
+    let until = Instant::now() + Duration::from_secs(60);
+    let open = || async {
+        let stat = server.wire().await.rows("STAT").await;
+        stat.iter().find_map(|row| row.strip_prefix("connections ")).map(str::to_owned)
+    };
+    while open().await.as_deref() != Some("3") {
+        assert!(Instant::now() < until, "it is still open: {:?}", open().await);
+        sleep(Duration::from_secs(1)).await;
+    }
+    drop(stuck);
 }
 
 #[tokio::test]

@@ -273,8 +273,10 @@ impl Caller {
 
     /// The refusal of places outside of the scope; the first one is named.
     fn outside<'a>(&self, places: impl IntoIterator<Item = &'a str>) -> Refusal {
+        let mut places = places.into_iter().peekable();
+        let first = places.peek().copied().unwrap_or_default();
         self.origin.asked_for(places);
-        Refusal::namespace_not_found(self.origin.asked().first().map_or("", |place| place))
+        Refusal::namespace_not_found(first)
     }
 
     /// The proof that root calls.
@@ -332,7 +334,11 @@ impl Caller {
         }
         let now = self.clock.now();
         let object = bounded(object);
-        let record = Record { outcome, reason, object, ..Record::of(&self.origin, now) };
+        let known = match outcome {
+            Outcome::Denied => Record::of_refused(&self.origin, now),
+            Outcome::Allowed | Outcome::Failed => Record::of(&self.origin, now),
+        };
+        let record = Record { outcome, reason, object, ..known };
         let own = self.origin.own_chain();
         let draft = match (outcome, self.origin.place()) {
             (Outcome::Allowed | Outcome::Failed, Some(place)) => {

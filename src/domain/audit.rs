@@ -48,6 +48,8 @@ pub struct Origin {
 
 /// As many places of a refused call are kept.
 const ASKED_MAX: usize = 8;
+/// As much of the text of each, in bytes.
+const ASKED_BYTES_MAX: usize = 256;
 
 /// What proofs and the store note about a call on its way.
 #[derive(Debug, Default)]
@@ -94,9 +96,7 @@ impl Origin {
     /// Notes what the call asked for when it was refused for that, some of it;
     /// the first time counts.
     pub fn asked_for<'a>(&self, places: impl IntoIterator<Item = &'a str>) {
-        self.trail
-            .asked
-            .get_or_init(|| places.into_iter().take(ASKED_MAX).map(Arc::from).collect());
+        self.trail.asked.get_or_init(|| kept(places));
     }
 
     /// What it asked for; nothing where it was not refused for that.
@@ -163,6 +163,15 @@ impl Origin {
     }
 }
 
+/// What is kept of places that callers name.
+fn kept<'a>(places: impl IntoIterator<Item = &'a str>) -> Vec<Arc<str>> {
+    let cut = |place: &'a str| {
+        let end = place.floor_char_boundary(ASKED_BYTES_MAX);
+        Arc::from(place.get(..end).unwrap_or_default())
+    };
+    places.into_iter().take(ASKED_MAX).map(cut).collect()
+}
+
 impl fmt::Debug for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Origin({} by {}, {})", self.rpc, self.principal.identity, self.request)
@@ -226,6 +235,10 @@ pub struct Record<'a> {
     /// Where.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<&'a str>,
+    /// The places that it asked for, where it was refused for them: at most 8,
+    /// of each 256 bytes.
+    #[serde(serialize_with = "texts", skip_serializing_if = "<[_]>::is_empty")]
+    pub asked: &'a [Arc<str>],
     /// What it was about: an id or a name, never a payload.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<&'a str>,
@@ -349,6 +362,7 @@ impl<'a> Record<'a> {
             permission: None,
             elevated: false,
             namespace: None,
+            asked: &[],
             object: None,
             peer: None,
             detail: None,
@@ -369,6 +383,12 @@ impl<'a> Record<'a> {
             detail: origin.judged().map(Detail::Judged),
             ..Self::of_server(at)
         }
+    }
+
+    /// What a call was refused for.
+    #[must_use]
+    pub fn of_refused(origin: &'a Origin, at: Timestamp) -> Self {
+        Self { outcome: Outcome::Denied, asked: origin.asked(), ..Self::of(origin, at) }
     }
 
     /// Its JSON.
@@ -392,6 +412,10 @@ impl<T: fmt::Display> Serialize for Shown<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
     }
+}
+
+fn texts<S: Serializer>(texts: &[Arc<str>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(texts.iter().map(|text| &**text))
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
@@ -438,6 +462,18 @@ mod tests {
              \"actor\":{\"source\":\"disabled\",\"subject\":\"anonymous\",\"method\":\"none\"},\
              \"namespace\":\"shop\",\"object\":\"a\\\"b\"}"
         );
+    }
+
+    #[test]
+    fn se_44_a_refusal_says_some_of_what_was_asked_for() {
+        let origin = origin();
+        let long = "é".repeat(200);
+        origin.asked_for(["till", &long].into_iter().chain(["x"; 20]));
+        let said = Record::of_refused(&origin, Timestamp::default()).to_json();
+        let cut = "é".repeat(128);
+        let wanted = format!("\"asked\":[\"till\",\"{cut}\",\"x\",\"x\",\"x\",\"x\",\"x\",\"x\"]");
+        assert!(said.contains(&wanted), "{said}");
+        assert!(!Record::of(&origin, Timestamp::default()).to_json().contains("asked"));
     }
 
     #[test]

@@ -226,7 +226,7 @@ impl Explainer {
             held_now: true,
             actor,
             place: record.namespace.map(Into::into),
-            asked: Vec::new(),
+            asked: record.asked.into_iter().map(Into::into).collect(),
             object: record.object.map(Into::into),
             fault: None,
             chain,
@@ -278,6 +278,9 @@ pub(in crate::access) struct Recorded {
     #[serde(default)]
     pub(in crate::access) elevated: bool,
     pub(in crate::access) namespace: Option<String>,
+    /// The places that it asked for, where it was refused for them.
+    #[serde(default)]
+    pub(in crate::access) asked: Vec<String>,
     pub(in crate::access) object: Option<String>,
     pub(in crate::access) detail: Option<RecordedDetail>,
 }

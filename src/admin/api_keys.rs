@@ -13,8 +13,8 @@ use crate::{
     authn::Issue,
     authz::Claim,
     domain::{
-        Namespace, PermissionSet, Principal, Scope, Timestamp, permission::right::ApiKeysAdmin,
-        secret::Secret,
+        Namespace, Permission, PermissionSet, Principal, Scope, Timestamp, audit::Origin,
+        permission::right::ApiKeysAdmin, secret::Secret,
     },
     storage::{CredentialKind, CredentialRecord},
 };
@@ -116,7 +116,7 @@ pub async fn create(
     }
     let permissions =
         if new.full_access { PermissionSet::star() } else { admin.permissions(&scopes)? };
-    holds_all(claim.lasting(), &permissions, &scope)?;
+    reaches(caller.origin(), claim.lasting(), &permissions, &scope)?;
     let (created_by, created_with) = maker(&claim.stamp());
     let _turn = admin.turn(caller).await?;
     let Bounds { networks, end } = bounds(admin, &created_with, new.expires_at)?;
@@ -176,6 +176,28 @@ fn forbidden(message: &str) -> Error {
     Refusal::new(Kind::Forbidden, Reason::PermissionMissing, message).into()
 }
 
+/// [`holds_all`], and what is lacking is noted with the call.
+pub(super) fn reaches(
+    call: &Origin,
+    maker: &Principal,
+    wanted: &PermissionSet,
+    scope: &Scope,
+) -> Result<()> {
+    holds_all(maker, wanted, scope).inspect_err(|_| match lacking(maker, wanted, scope) {
+        Some(missing) => {
+            let places = scope.to_strings();
+            call.lacks(missing, places.iter().map(String::as_str));
+        }
+        None => call.lacks_some(),
+    })
+}
+
+/// The first right of ours that its maker does not hold in all of a scope.
+fn lacking(maker: &Principal, wanted: &PermissionSet, scope: &Scope) -> Option<Permission> {
+    let mut own = wanted.own().filter(|_| !wanted.is_star());
+    own.find(|right| !maker.scope_of(*right).covers(scope))
+}
+
 /// SE-40: each right of the key must be its maker's, in all of the key's
 /// namespaces; everything only from who holds everything everywhere.
 pub(super) fn holds_all(maker: &Principal, wanted: &PermissionSet, scope: &Scope) -> Result<()> {
@@ -189,7 +211,7 @@ pub(super) fn holds_all(maker: &Principal, wanted: &PermissionSet, scope: &Scope
         }
         return Err(forbidden("full_access needs `*` in every namespace"));
     }
-    if let Some(missing) = wanted.own().find(|right| !maker.scope_of(*right).covers(scope)) {
+    if let Some(missing) = lacking(maker, wanted, scope) {
         return Err(Refusal::permission_missing(missing).into());
     }
     let foreign_scope = |name: &str| {

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
     Admin, Error, Result, Tokens,
-    api_keys::holds_all,
+    api_keys::{holds_all, reaches},
     invalid, maker,
     tokens::{Minted, descent},
 };
@@ -91,9 +91,10 @@ pub async fn exchange(
     };
     if scope == Scope::NOWHERE {
         let message = "There is no namespace in which all of these permissions are held";
+        caller.origin().lacks_some();
         return Err(Refusal::new(Kind::Forbidden, Reason::PermissionMissing, message).into());
     }
-    holds_all(principal, &permissions, &scope)?;
+    reaches(caller.origin(), principal, &permissions, &scope)?;
 
     let now = admin.now();
     let stamp = Stamp::of(Arc::clone(caller.origin()));

@@ -105,6 +105,17 @@ impl<R: Right> Claim<R> {
         Stamp::of(Arc::clone(&self.call))
     }
 
+    /// Notes that the call is refused for want of another permission, and
+    /// where; answers that permission.
+    pub fn lacks<'a>(
+        &self,
+        permission: Permission,
+        places: impl IntoIterator<Item = &'a str>,
+    ) -> Permission {
+        self.call.lacks(permission, places);
+        permission
+    }
+
     /// The permit for a namespace of the scope; none outside of it (SE-01:
     /// the scope comes from grants that have the right).
     #[must_use]
@@ -179,6 +190,17 @@ impl<R: Right, P> Permit<R, P> {
     #[must_use]
     pub fn stamp(&self) -> Stamp {
         Stamp::of(Arc::clone(&self.call))
+    }
+
+    /// Notes that the call is refused for want of another permission, and
+    /// where; answers that permission.
+    pub fn lacks<'a>(
+        &self,
+        permission: Permission,
+        places: impl IntoIterator<Item = &'a str>,
+    ) -> Permission {
+        self.call.lacks(permission, places);
+        permission
     }
 }
 

@@ -58,12 +58,22 @@ pub struct Trail {
     place: OnceLock<Arc<str>>,
     /// The places that it asked for, once it was refused for them.
     asked: OnceLock<Vec<Arc<str>>>,
+    /// What else it needed, once it was refused for want of that.
+    missing: OnceLock<Missing>,
     /// What it answered about credentials of others.
     judged: OnceLock<Judgement>,
     /// Whether a change of this call was stored together with its record.
     recorded: AtomicBool,
     /// Whether what became of the call was noted.
     settled: AtomicBool,
+}
+
+/// What a call needed besides the right of its rule.
+#[derive(Debug)]
+struct Missing {
+    /// None where that is no single permission.
+    permission: Option<Permission>,
+    places: Vec<Arc<str>>,
 }
 
 impl Origin {
@@ -102,7 +112,36 @@ impl Origin {
     /// What it asked for; nothing where it was not refused for that.
     #[must_use]
     pub fn asked(&self) -> &[Arc<str>] {
-        self.trail.asked.get().map_or(&[], Vec::as_slice)
+        match (self.trail.missing.get(), self.trail.asked.get()) {
+            (Some(missing), _) => &missing.places,
+            (None, asked) => asked.map_or(&[], Vec::as_slice),
+        }
+    }
+
+    /// Notes that the call is refused for want of a permission in some places,
+    /// which need not be that of its rule; the first time counts.
+    pub fn lacks<'a>(&self, permission: Permission, places: impl IntoIterator<Item = &'a str>) {
+        let missing = || Missing { permission: Some(permission), places: kept(places) };
+        self.trail.missing.get_or_init(missing);
+    }
+
+    /// Notes that what it asked for is more than its caller holds, by no single
+    /// permission that could be named.
+    pub fn lacks_some(&self) {
+        let missing = || Missing { permission: None, places: Vec::new() };
+        self.trail.missing.get_or_init(missing);
+    }
+
+    /// Whether one of these was noted.
+    #[must_use]
+    pub fn is_lacking(&self) -> bool {
+        self.trail.missing.get().is_some()
+    }
+
+    /// What it was refused for want of: what was noted, or what its rule names.
+    #[must_use]
+    pub fn wanted(&self) -> Option<Permission> {
+        self.trail.missing.get().map_or(self.permission, |missing| missing.permission)
     }
 
     /// Notes what the call answered about credentials that somebody else was
@@ -388,7 +427,12 @@ impl<'a> Record<'a> {
     /// What a call was refused for.
     #[must_use]
     pub fn of_refused(origin: &'a Origin, at: Timestamp) -> Self {
-        Self { outcome: Outcome::Denied, asked: origin.asked(), ..Self::of(origin, at) }
+        Self {
+            outcome: Outcome::Denied,
+            permission: origin.wanted().map(Permission::name),
+            asked: origin.asked(),
+            ..Self::of(origin, at)
+        }
     }
 
     /// Its JSON.

@@ -92,6 +92,7 @@ fn vouched(
         }
         let mut asked = step.asked.permissions.own();
         if let Some(permission) = asked.find(|asked| !principal.may(*asked, namespace)) {
+            let permission = permit.lacks(permission, [namespace.as_str()]);
             return Err(Error::RightMissing { step: step.name.to_string(), permission });
         }
         let mut audiences = step.asked.audiences.iter();

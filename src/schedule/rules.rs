@@ -92,7 +92,9 @@ pub fn get(
     claim: &Claim<RulesRead>,
     id: &Identifier,
 ) -> Result<Arc<Rule>, Error> {
-    if !claim.scope().contains_text(scheduler.bare(id)) {
+    let bare = scheduler.bare(id);
+    if !claim.scope().contains_text(bare) {
+        claim.lacks(Permission::RulesRead, [bare]);
         return Err(Error::OutsideScope(id.to_string()));
     }
     scheduler.table().get(id).ok_or_else(|| Error::RuleNotFound(id.to_string()))
@@ -129,7 +131,9 @@ pub async fn remove(
     claim: &Claim<RulesWrite>,
     id: &Identifier,
 ) -> Result<Arc<Rule>, Error> {
-    if !claim.scope().contains_text(scheduler.bare(id)) {
+    let bare = scheduler.bare(id);
+    if !claim.scope().contains_text(bare) {
+        claim.lacks(Permission::RulesWrite, [bare]);
         return Err(Error::OutsideScope(id.to_string()));
     }
     let turn = Arc::clone(&scheduler.order).lock_owned().await;
@@ -153,10 +157,13 @@ fn in_scope(
     id: &Identifier,
     pattern: &str,
 ) -> Result<(), Error> {
-    if !claim.scope().contains_text(scheduler.bare(id)) {
+    let bare = scheduler.bare(id);
+    if !claim.scope().contains_text(bare) {
+        claim.lacks(Permission::RulesWrite, [bare]);
         return Err(Error::OutsideScope(id.to_string()));
     }
     if !claim.scope().contains_all_of(pattern) {
+        claim.lacks(Permission::RulesWrite, [all_of(pattern)]);
         return Err(Error::OutsideScope(pattern.to_owned()));
     }
     Ok(())
@@ -179,6 +186,11 @@ fn may_change(scheduler: &Scheduler, claim: &Claim<RulesWrite>, rule: &Rule) -> 
     Ok(())
 }
 
+/// Where a pattern matches, as a place: an empty one everywhere.
+fn all_of(pattern: &str) -> &str {
+    if pattern.is_empty() { "*" } else { pattern }
+}
+
 /// What the runner needs besides `rules:write`.
 fn may_run(
     scheduler: &Scheduler,
@@ -193,22 +205,27 @@ fn may_run(
     if runner.kind().starts_processes() {
         let commands = Permission::CommandsExecute;
         if !principal.holds(commands) {
-            return Err(Error::PermissionMissing(commands));
+            return Err(Error::PermissionMissing(claim.lacks(commands, [all_of(pattern)])));
         }
         if !principal.scope_of(commands).contains_all_of(pattern) {
+            claim.lacks(commands, [all_of(pattern)]);
             return Err(Error::OutsideScope(pattern.to_owned()));
         }
     }
     if let Runner::Task { namespace, .. } = runner
         && !authz::may_create_tasks(principal, namespace)
     {
-        let holds =
-            principal.identity.source == Source::Line || principal.holds(Permission::TasksCreate);
-        return Err(if holds {
-            Error::OutsideScope(namespace.to_string())
+        let tasks = Permission::TasksCreate;
+        let place = namespace.as_str();
+        if principal.identity.source == Source::Line {
+            // Its prefix must hold the namespace as a whole.
+            claim.lacks(Permission::RulesWrite, [&*format!("{place}.")]);
+        } else if !principal.holds(tasks) {
+            return Err(Error::PermissionMissing(claim.lacks(tasks, [place])));
         } else {
-            Error::PermissionMissing(Permission::TasksCreate)
-        });
+            claim.lacks(tasks, [place]);
+        }
+        return Err(Error::OutsideScope(namespace.to_string()));
     }
     Ok(())
 }

@@ -174,19 +174,28 @@ impl Explainer {
 
     async fn explained(&self, asker: &Principal, facts: Facts) -> Explanation {
         let rule = self.table.get(&format!("/{}", facts.rpc)).map(|method| &**method);
+        let further = needs_more(rule, &facts);
         let denial = match (rule, &facts.principal) {
-            (Some(rule), Some(principal)) => decide(rule, principal).err(),
-            (None, _) | (_, None) => None,
+            // The call had come further than its rule.
+            (Some(rule), Some(principal)) if !further => decide(rule, principal).err(),
+            (None | Some(_), None | Some(_)) => None,
         };
         let target = self.target(asker, &facts, denial).await;
         let complete = may_read(asker, target.readers());
         let decider = decider(rule, &facts, denial, complete.then_some(&target));
         let places = match (&facts.place, &target) {
             (Some(place), _) => vec![Arc::clone(place)],
-            (None, Target::Found(found)) if decider == Decider::Namespace => found.clone(),
+            (None, Target::Found(found)) if decider == Decider::Namespace && facts.hides() => {
+                found.clone()
+            }
             (None, _) => facts.asked.clone(),
         };
-        let permission = facts.permission;
+        // What is held is not what was missing.
+        let held_there = decider == Decider::Permission
+            && facts.outcome == Outcome::Denied
+            && denial.is_none()
+            && facts.holds();
+        let permission = facts.permission.filter(|_| !held_there);
         let mut explanation = Explanation {
             request: facts.request,
             at: facts.at,
@@ -235,8 +244,13 @@ impl Explainer {
         let places = &explanation.places;
         let authenticator = &self.gate.0.authenticator;
         explanation.limits = authenticator.limits_on(principal, permission, places);
-        let global = rule.is_some_and(|rule| {
-            matches!(&rule.rule, Rule::Permission { mode: Mode::Global(_), .. })
+        let global = rule.is_some_and(|rule| match &rule.rule {
+            Rule::Permission { permission: own, mode: Mode::Global(_) } => *own == permission,
+            Rule::Permission { .. }
+            | Rule::Public(_)
+            | Rule::Authenticated(_)
+            | Rule::Root
+            | Rule::Node => false,
         });
         explanation.suggestion = missing(principal, permission.name(), places, global);
         if let Some(suggestion) = &explanation.suggestion {
@@ -304,6 +318,14 @@ impl Facts {
         is(Reason::NotFound) || is(Reason::NamespaceNotFound)
     }
 
+    /// Whether its caller has the permission that was asked for, somewhere.
+    fn holds(&self) -> bool {
+        match (&self.principal, self.permission) {
+            (Some(principal), Some(permission)) => principal.holds(permission),
+            _ => false,
+        }
+    }
+
     /// Whether it was this one's call.
     fn is_by(&self, identity: &Identity) -> bool {
         self.actor.as_ref().is_some_and(|actor| actor.identity == *identity)
@@ -355,11 +377,15 @@ fn decider(
         (Outcome::Denied, Some(Denial::Node)) => return Decider::Node,
         (Outcome::Denied, Some(Denial::Step)) => return Decider::Step,
         (Outcome::Denied, None) if facts.hides() => {
-            let Some(target) = known else { return Decider::NotFoundOrHidden };
-            return if is_outside(facts, target) { Decider::Namespace } else { Decider::NotFound };
+            return match known {
+                None => Decider::NotFoundOrHidden,
+                Some(Target::Found(places)) if is_outside(facts, places) => Decider::Namespace,
+                Some(Target::Found(_) | Target::Absent) => Decider::NotFound,
+            };
         }
         (Outcome::Denied, None) if facts.is(Reason::PermissionMissing) => {
-            return Decider::Permission;
+            let elsewhere = facts.holds() && is_outside(facts, &facts.asked);
+            return if elsewhere { Decider::Namespace } else { Decider::Permission };
         }
         (Outcome::Denied, None) if facts.is(Reason::RootRequired) => return Decider::Root,
         (Outcome::Denied, None) => return Decider::Unknown,
@@ -375,15 +401,29 @@ fn decider(
     }
 }
 
-/// Whether a decision's target lies outside of what its caller holds.
-fn is_outside(facts: &Facts, target: &Target) -> bool {
-    match (target, &facts.principal, facts.permission) {
-        (Target::Found(places), Some(principal), Some(permission)) => {
+/// Whether places lie outside of where a call's caller has the permission.
+fn is_outside(facts: &Facts, places: &[Arc<str>]) -> bool {
+    match (&facts.principal, facts.permission) {
+        (Some(principal), Some(permission)) => {
             let scope = principal.scope_of(permission);
             places.iter().any(|place| !known::covers(&scope, place))
         }
-        _ => false,
+        // Nobody knows what it held; the refusal says where that was not.
+        (None, Some(_)) => facts.is(Reason::NamespaceNotFound) && !facts.asked.is_empty(),
+        (None | Some(_), None) => false,
     }
+}
+
+/// Whether a call was refused for want of something else than its rule names:
+/// what it asked for needs more.
+fn needs_more(rule: Option<&MethodRule>, facts: &Facts) -> bool {
+    let named = rule.is_some_and(|rule| match &rule.rule {
+        Rule::Permission { permission, .. } => facts.permission != Some(*permission),
+        Rule::Public(_) | Rule::Authenticated(_) | Rule::Root | Rule::Node => {
+            facts.permission.is_some()
+        }
+    });
+    named && facts.outcome == Outcome::Denied && facts.fault.is_none()
 }
 
 fn mode(rule: &MethodRule) -> Option<&'static str> {
@@ -407,6 +447,14 @@ fn words(rule: Option<&MethodRule>, facts: &Facts) -> String {
         };
     };
     let name = rule.full_name.rsplit(['.', '/']).next().unwrap_or(&rule.full_name);
+    let own = own_words(name, rule);
+    match facts.permission.filter(|_| needs_more(Some(rule), facts)) {
+        Some(more) => format!("{own}; what it asked for needs `{more}`, too"),
+        None => own,
+    }
+}
+
+fn own_words(name: &str, rule: &MethodRule) -> String {
     match &rule.rule {
         Rule::Permission { permission, mode } => match mode {
             Mode::Namespace(field) => {
@@ -452,6 +500,9 @@ fn summary(told: &Explanation, facts: &Facts) -> String {
     }
     let advice = told.suggestion.as_ref().map(|one| format!("; {}", one.text)).unwrap_or_default();
     match told.decider {
+        Decider::Permission if needed.is_empty() => {
+            format!("what was asked for is more than {who} holds")
+        }
         Decider::Permission => format!("{who} does not hold `{needed}`{advice}"),
         Decider::Namespace if places.is_empty() => {
             format!("{who} holds `{needed}`, but not there{advice}")

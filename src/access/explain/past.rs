@@ -89,16 +89,20 @@ impl From<Decision> for Facts {
                     (Outcome::Allowed | Outcome::Failed | Outcome::Denied, _) => origin.own_chain(),
                 };
                 let Principal { identity, method, credential_id, .. } = &*origin.principal;
+                let denied = outcome == Outcome::Denied;
+                // What is done later in its name goes by what lasts.
+                let judged = origin.lasting.as_ref().filter(|_| denied && origin.is_lacking());
+                let principal = Arc::clone(judged.unwrap_or(&origin.principal));
                 Self {
                     rpc: Arc::clone(&origin.rpc),
-                    permission: origin.permission,
+                    permission: if denied { origin.wanted() } else { origin.permission },
                     actor: Some(Actor {
                         identity: identity.clone(),
                         method: *method,
                         credential_id: Arc::clone(credential_id),
                     }),
-                    principal: Some(Arc::clone(&origin.principal)),
-                    place: place.filter(|_| outcome != Outcome::Denied),
+                    principal: Some(principal),
+                    place: place.filter(|_| !denied),
                     asked: origin.asked().to_vec(),
                     chain,
                     answer: Answer::of(&origin).filter(|_| outcome == Outcome::Allowed),
@@ -118,7 +122,23 @@ impl Explainer {
         request: RequestId,
     ) -> Result<Option<Facts>, Refusal> {
         let Some(store) = &self.gate.0.credentials else { return Ok(None) };
-        self.scan(self.look(asker, request, &**store)).await
+        let Some(facts) = self.scan(self.look(asker, request, &**store)).await? else {
+            return Ok(None);
+        };
+        // Nobody keeps a JWT, but what it claimed is seen.
+        let jwt = facts.actor.as_ref().filter(|actor| actor.identity.source == Source::Idp);
+        let Some(actor) = jwt.filter(|_| facts.principal.is_none()) else {
+            return Ok(Some(facts));
+        };
+        let seen = match &*actor.credential_id {
+            "" => None,
+            credential => self.seen(credential).await?,
+        };
+        let seen = match seen {
+            None => self.seen(&actor.identity.to_string()).await?,
+            seen @ Some(_) => seen,
+        };
+        Ok(Some(Facts { principal: seen.map(|subject| subject.principal), ..facts }))
     }
 
     /// Looks through the audit in turn. Who does not come to an end in time,
@@ -241,7 +261,7 @@ impl Explainer {
         if actor.identity.source == Source::Line {
             return authenticator.line_principal(&actor.identity.subject);
         }
-        // Nobody keeps a JWT, nor what it held.
+        // Nobody keeps a JWT.
         if actor.identity.source == Source::Idp {
             return None;
         }

@@ -13,15 +13,17 @@ use super::{
 };
 use crate::{
     access::{
-        Ending,
+        Ending, Reason,
         line::{
-            Asked, Get, History, ListRules, Query, Remove, RemoveRule, Resume, RuleSet, Session,
-            Set, Stat,
+            self, Asked, Get, History, ListRules, Query, Remove, RemoveRule, Resume, RuleSet,
+            Schedule, Session, Set, Stat,
         },
+        reason_name,
     },
     domain::{
         Scope,
         audit::Outcome,
+        permission::right::SchedulesWrite,
         schedule::{JobStatus, Runner},
         task::RetryPolicy,
     },
@@ -32,8 +34,6 @@ use crate::{
     },
 };
 
-/// A flood of these has one record a minute.
-const RATE_LIMITED: &str = "rate_limited";
 /// How many lines are asked of the store at once.
 const PAGE: u32 = 500;
 
@@ -47,11 +47,12 @@ pub(super) async fn record(
 ) -> Result<(), Closed> {
     let ending = match failure.map(Failure::verdict) {
         None => Ending { outcome: Outcome::Allowed, reason: None, object },
-        Some((_, word @ RATE_LIMITED)) => {
-            session.turned_away(asked, word);
+        // A flood of these has one record a minute.
+        Some((_, reason @ Reason::RateLimited)) => {
+            session.turned_away(asked, reason_name(reason));
             return Ok(());
         }
-        Some((outcome, word)) => Ending { outcome, reason: Some(word), object },
+        Some((outcome, reason)) => Ending { outcome, reason: Some(reason_name(reason)), object },
     };
     session.ended(asked, ending).await.map_err(|_| Closed)
 }
@@ -62,9 +63,9 @@ pub(super) fn change<'a>(
     instruction: Instruction<'a>,
 ) -> Result<Result<Change, Failure>, Instruction<'a>> {
     match instruction {
-        Instruction::Set(job, when) => Ok(set(session, &job, Some(&when), None)),
+        Instruction::Set(job, when) => Ok(set::<Set>(session, &job, Some(&when), None)),
         Instruction::Schedule(job, recurrence, when) => {
-            Ok(set(session, &job, when.as_deref(), Some(recurrence)))
+            Ok(set::<Schedule>(session, &job, when.as_deref(), Some(recurrence)))
         }
         Instruction::Remove(job) => Ok(remove(session, &job)),
         other @ (Instruction::Get(_)
@@ -78,16 +79,16 @@ pub(super) fn change<'a>(
     }
 }
 
-fn set(
+fn set<I: line::Instruction<Right = SchedulesWrite>>(
     session: &Session,
     job: &str,
     when: Option<&str>,
     recurrence: Option<String>,
 ) -> Result<Change, Failure> {
-    let claim = session.instructed::<Set>()?;
+    let claim = session.instructed::<I>()?;
     let job = reply::identifier(job)?;
     let Some(permit) = claim.over(&job) else {
-        session.outside::<Set>();
+        session.outside::<I>(job.as_str());
         return Err(Failure::OUTSIDE);
     };
     let when = when.map(When::parse).transpose();
@@ -99,7 +100,7 @@ fn remove(session: &Session, job: &str) -> Result<Change, Failure> {
     let claim = session.instructed::<Remove>()?;
     let job = reply::identifier(job)?;
     let Some(permit) = claim.over(&job) else {
-        session.outside::<Remove>();
+        session.outside::<Remove>(job.as_str());
         return Err(Failure::OUTSIDE);
     };
     Ok(Change::Remove(permit))
@@ -152,7 +153,7 @@ async fn get<W>(
     let claim = session.instructed::<Get>()?;
     let job = reply::identifier(job)?;
     let Some(permit) = claim.over(&job) else {
-        session.outside::<Get>();
+        session.outside::<Get>(job.as_str());
         return Err(Failure::OUTSIDE);
     };
     let job = jobs::get(&service.scheduler, &permit).await?;
@@ -170,7 +171,7 @@ async fn resume<W>(
     let claim = session.instructed::<Resume>()?;
     let job = reply::identifier(job)?;
     let Some(permit) = claim.over(&job) else {
-        session.outside::<Resume>();
+        session.outside::<Resume>(job.as_str());
         return Err(Failure::OUTSIDE);
     };
     // One that is not held is as absent as one that is not there.
@@ -223,7 +224,7 @@ async fn history<W: AsyncWrite + Unpin>(
     let permit = session.instructed::<History>().map_err(Failure::from).and_then(|claim| {
         let job = reply::identifier(job)?;
         claim.over(&job).ok_or_else(|| {
-            session.outside::<History>();
+            session.outside::<History>(job.as_str());
             Failure::OUTSIDE
         })
     });
@@ -291,12 +292,9 @@ async fn remove_rule(service: &Service, session: &Session, rule: &str) -> Result
     removed.map(drop).map_err(|error| denied::<RemoveRule>(session, error))
 }
 
-fn denied<I: crate::access::line::Instruction>(
-    session: &Session,
-    error: crate::schedule::Error,
-) -> Failure {
-    if let crate::schedule::Error::OutsideScope(_) = error {
-        session.outside::<I>();
+fn denied<I: line::Instruction>(session: &Session, error: crate::schedule::Error) -> Failure {
+    if let crate::schedule::Error::OutsideScope(place) = &error {
+        session.outside::<I>(place);
     }
     error.into()
 }

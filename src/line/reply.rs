@@ -3,7 +3,7 @@
 
 use super::{instruction::Wrong, words};
 use crate::{
-    access,
+    access::{self, Reason},
     domain::{
         Timestamp,
         audit::Outcome,
@@ -27,6 +27,9 @@ pub(super) const LINE_TOO_LONG: &[u8] = b"ERROR line_too_long\n";
 /// To a line without a request id.
 pub(super) const MALFORMED: &[u8] = b"ERROR malformed\n";
 
+/// The word to too many calls.
+const RATE_LIMITED: &str = "rate_limited";
+
 /// Why an instruction was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -46,15 +49,25 @@ impl Failure {
 }
 
 impl Failure {
-    /// What the audit says of it.
-    pub(super) fn verdict(&self) -> (Outcome, &'static str) {
+    /// What the audit says of it, in the words of every other refusal.
+    pub(super) fn verdict(&self) -> (Outcome, Reason) {
         let word = match self {
-            Self::Absent => return (Outcome::Denied, "not_found"),
+            Self::Absent => return (Outcome::Denied, Reason::NotFound),
+            outside if *outside == Self::OUTSIDE => {
+                return (Outcome::Denied, Reason::NamespaceNotFound);
+            }
             Self::Word(word) | Self::Told(word, _) => word,
         };
-        let word = word.split(' ').next().unwrap_or(word);
-        let denied = matches!(word, "auth_denied" | "auth_failed");
-        (if denied { Outcome::Denied } else { Outcome::Failed }, word)
+        match *word {
+            "auth_denied" => (Outcome::Denied, Reason::PermissionMissing),
+            "auth_failed" => (Outcome::Denied, Reason::CredentialsRevoked),
+            RATE_LIMITED => (Outcome::Denied, Reason::RateLimited),
+            "malformed" | "unknown_command" => (Outcome::Failed, Reason::RequestMalformed),
+            "runner_disabled" => (Outcome::Failed, Reason::RunnerDisabled),
+            "unavailable" => (Outcome::Failed, Reason::StorageUnavailable),
+            "internal" => (Outcome::Failed, Reason::Internal),
+            _ => (Outcome::Failed, Reason::FieldInvalid),
+        }
     }
 }
 
@@ -72,7 +85,7 @@ impl From<Wrong> for Failure {
 impl From<access::Refusal> for Failure {
     fn from(refusal: access::Refusal) -> Self {
         match refusal.kind {
-            access::Kind::TooMany => Self::Word("rate_limited"),
+            access::Kind::TooMany => Self::Word(RATE_LIMITED),
             access::Kind::Forbidden => Self::Told("auth_denied", refusal.message),
             access::Kind::Unauthenticated
             | access::Kind::NotFound
@@ -291,6 +304,21 @@ mod tests {
         );
         let told_on = Failure::Told("invalid_time", "a\nb".to_owned());
         assert_eq!(told(|out| failed(out, "r1", &told_on)), "r1 ERROR invalid_time a b\n");
+    }
+
+    #[test]
+    fn se_41_refusals_are_recorded_by_the_reasons_of_every_other_one() {
+        let missing = schedule::Error::PermissionMissing(crate::domain::Permission::TasksCreate);
+        let invalid = |field| schedule::Error::FieldInvalid { field, message: String::new() };
+        for (failure, wanted) in [
+            (Failure::OUTSIDE, (Outcome::Denied, Reason::NamespaceNotFound)),
+            (Failure::Absent, (Outcome::Denied, Reason::NotFound)),
+            (missing.into(), (Outcome::Denied, Reason::PermissionMissing)),
+            (invalid("pattern").into(), (Outcome::Failed, Reason::FieldInvalid)),
+            (Failure::from(Wrong::Malformed), (Outcome::Failed, Reason::RequestMalformed)),
+        ] {
+            assert_eq!(failure.verdict(), wanted, "{failure:?}");
+        }
     }
 
     #[test]

@@ -56,6 +56,8 @@ macro_rules! instructions {
 instructions! {
     /// Plans a job.
     Set = "SET": SchedulesWrite;
+    /// Plans a job that recurs.
+    Schedule = "SCHEDULE": SchedulesWrite;
     /// Removes a job.
     Remove = "REMOVE": SchedulesWrite;
     /// Plans a job that is held again.
@@ -192,11 +194,13 @@ impl Session {
         &self.principal.identity
     }
 
-    /// Notes that an instruction aimed outside of the caller's scope.
-    pub fn outside<I: Instruction>(&self) {
-        let permission = Denial::Permission(I::Right::PERMISSION);
+    /// Notes that an instruction aimed outside of the caller's scope, and at
+    /// what.
+    pub fn outside<I: Instruction>(&self, place: &str) {
         let asked = self.asked().as_ref().map(|Asked(origin)| Arc::clone(origin));
         let origin = asked.unwrap_or_else(|| self.origin::<I>());
+        origin.asked_for([place]);
+        let permission = Denial::Permission(origin.wanted().unwrap_or(I::Right::PERMISSION));
         // The answer is the protocol's own.
         let _ = self.gate.0.deny(self.call(&origin), &self.principal, permission);
     }

@@ -784,7 +784,7 @@ async fn se_41_each_instruction_is_a_decision_of_its_own() {
         (audit::Outcome::Failed, Some("not_found")),
     ] {
         session.instructed::<line::Set>().unwrap();
-        session.outside::<line::Set>();
+        session.outside::<line::Set>("bank.x");
         let asked = session.take_asked();
         let id = asked.as_ref().unwrap().request();
         session

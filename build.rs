@@ -105,12 +105,23 @@ fn implementations(
     Ok(code)
 }
 
-/// The field that says what a call is about. A lease's id proves the lease, so
-/// it stands in no record (SE-18).
+/// The field that says what a call is about: the rule's object, the job or rule
+/// that it names, or what is called `name` in a namespace. A lease's id proves
+/// the lease, so it stands in no record (SE-18).
 fn object_getter(method: &MethodDescriptor, rule: &DynamicMessage) -> String {
-    let field = text(rule, "object");
+    let identifies = rule.get_field_by_name("identifier").and_then(|value| value.as_bool());
+    let place = text(rule, "namespace_field");
+    let field = match (text(rule, "object"), identifies) {
+        (object, _) if !object.is_empty() => object,
+        (_, Some(true)) => place,
+        _ if place == "namespace" => "name".to_owned(),
+        _ => String::new(),
+    };
     let known = method.input().get_field_by_name(&field);
-    let shown = known.is_some_and(|known| !known.is_list() && known.kind() == Kind::String);
+    let shown = known.is_some_and(|known| {
+        let bare = !known.is_list() && !known.supports_presence();
+        bare && known.kind() == Kind::String
+    });
     if shown && field != "lease_id" { format!("&self.{field}") } else { "\"\"".to_owned() }
 }
 

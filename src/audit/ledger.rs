@@ -170,6 +170,9 @@ pub struct Entry<'a> {
     /// Where.
     #[serde(borrow, default)]
     pub namespace: Option<Cow<'a, str>>,
+    /// The places that it asked for, where it was refused for them.
+    #[serde(borrow, default)]
+    pub asked: Vec<Cow<'a, str>>,
     /// What it was about.
     #[serde(borrow, default)]
     pub object: Option<Cow<'a, str>>,

@@ -25,7 +25,8 @@ pub struct Filter {
     pub rpc: Option<String>,
     /// The permission that was asked for.
     pub permission: Option<String>,
-    /// A namespace, and those below it.
+    /// A namespace, and those below it: where it was, or what a refused call
+    /// asked for.
     pub namespace: Option<String>,
     /// What it was about.
     pub object: Option<String>,
@@ -69,7 +70,8 @@ impl Filter {
             })
         };
         self.credential.as_deref().is_none_or(credential)
-            && self.is_there(entry.namespace.as_deref().unwrap_or(chain))
+            && (self.is_there(entry.namespace.as_deref().unwrap_or(chain))
+                || entry.asked.iter().any(|place| self.is_there(place)))
             && is(self.actor.as_deref(), who.map(|who| &*who.subject))
             && is(self.permission.as_deref(), entry.permission.as_deref())
     }

@@ -3,7 +3,11 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Api, ROOT_KEY, Server, alone, credentials::Token};
+use crate::{
+    audit_api::found,
+    harness::{Api, ROOT_KEY, Server, Setup, alone, credentials::Token},
+    line::{DENIED, DEPLOY, LATER, THREE, Wire, write_private},
+};
 
 /// A call with a bearer; the status, the reply and the call's id.
 async fn call(server: &Server, token: &str, verb: &str, path: &str) -> (u16, Value, String) {
@@ -354,4 +358,169 @@ async fn se_41_a_small_auditor_learns_of_nobody_who_holds_nothing_there() {
         .await;
     assert_eq!(status, 200, "{who}");
     assert!(who.to_string().contains("both") && !who.to_string().contains("bank"), "{who}");
+}
+
+/// A refused call with a body: its reason, its id and what its caller is told
+/// about it.
+async fn told_of(server: &Server, token: &str, line: &str, body: Value) -> (Value, String, Value) {
+    let (verb, path) = line.split_once(' ').unwrap();
+    let verb = reqwest::Method::from_bytes(verb.as_bytes()).unwrap();
+    let answer = server.rest(verb, path).bearer_auth(token).json(&body).send().await.unwrap();
+    let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let (status, said): (u16, Value) = (answer.status().as_u16(), answer.json().await.unwrap());
+    assert!(status == 403 || status == 404, "{status} {said}");
+    let (status, told) = explain(server, token, &id).await;
+    assert_eq!(status, 200, "{told}");
+    (said["reason"].clone(), id, told)
+}
+
+/// With shell runners and tokens for steps.
+fn wide() -> Setup {
+    let mut setup = Setup::steady();
+    setup.server = format!("public_url = \"http://127.0.0.1:{}\"", setup.ports[1]);
+    setup.rest = "[[auth.namespaces]]\nprefix = \"shop\"\nceiling = [\"tasks:*\"]\n\
+                  [scheduler]\nrunners = [\"task\", \"shell\"]\nrun_as = \"self\"\n"
+        .to_owned();
+    setup
+}
+
+#[tokio::test]
+async fn se_41_a_permission_that_the_rpc_does_not_name_is_the_one_that_is_missing() {
+    let server = Server::with(wide()).await;
+    let shell = json!({"pattern": "shop.", "runner": {"type": "shell", "command": "true"}});
+    let task = json!({"pattern": "shop.",
+                      "runner": {"type": "task", "template": "shop/order"}});
+    let key = json!({"name": "k", "scopes": ["tasks:read"], "namespaces": ["shop"]});
+    let template = json!({"namespace": "shop",
+        "definition": "name: a\nnamespace_name: shop\nversion: 1.0.0\nsteps:\n  - name: only\n    \
+                       handler: {callable: work}\n    permissions: [tasks:cancel]\n"});
+    for (own, line, body, wanted, place) in [
+        ("rules:write", "PUT /v1/rules/shop.r", shell, "commands:execute", "shop."),
+        ("rules:write", "PUT /v1/rules/shop.r", task, "tasks:create", "shop"),
+        ("api_keys:admin", "POST /v1/api-keys", key, "tasks:read", "shop"),
+        ("templates:register", "POST /v1/templates", template, "tasks:cancel", "shop"),
+    ] {
+        let places = ["shop", "shop."];
+        let held = Token::new("ada", &[own]).within(&places).sign();
+        let (reason, id, told) = told_of(&server, &held, line, body.clone()).await;
+        assert_eq!(reason, "PERMISSION_MISSING");
+        assert_eq!(told["rule"]["permission"], wanted, "{told}");
+        assert_eq!(told["rule"]["kind"], "permission", "{told}");
+        let summary = told["summary"].as_str().unwrap();
+        assert!(summary.contains(&format!("does not hold `{wanted}`")), "{told}");
+        assert_eq!(told["suggestion"]["permission"], wanted, "{told}");
+        assert_eq!(told["suggestion"]["namespaces"], json!([place]), "{told}");
+
+        // It is in the record, too, and what is proposed helps.
+        let records = found(&server, &["--permission", wanted, "--outcome", "denied"]).await;
+        let record = records.as_array().unwrap().iter().find(|one| one["request_id"] == id);
+        let record = record.unwrap();
+        assert_eq!(record["asked"], json!([place]), "{record}");
+        assert_eq!(record["record"]["asked"], json!([place]), "{record}");
+        let given = Token::new("ada", &[own, wanted]).within(&places).sign();
+        let (verb, path) = line.split_once(' ').unwrap();
+        let bearer = format!("Bearer {given}");
+        let answer = server.json(verb, path, &[("authorization", &bearer)], Some(body)).await;
+        assert!(answer.0 < 300, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn se_41_what_no_single_permission_would_mend_is_said_to_be_too_much() {
+    let server = Server::start().await;
+    let ada = in_shop("ada", &["api_keys:admin", "tasks:read"]);
+    let all = json!({"name": "k", "full_access": true, "namespaces": ["shop"]});
+    let key = json!({"name": "k", "scopes": ["tasks:read"], "namespaces": ["shop"]});
+    let (status, key) = server.as_root("POST", "/v1/api-keys", Some(key)).await;
+    assert_eq!(status, 201, "{key}");
+    let trade = json!({"scope": "tasks:create",
+                       "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange"});
+    for (token, line, body) in [
+        (&*ada, "POST /v1/api-keys", all),
+        (key["key"].as_str().unwrap(), "POST /v1/auth/token", trade),
+    ] {
+        let (reason, _, told) = told_of(&server, token, line, body).await;
+        assert_eq!(reason, "PERMISSION_MISSING");
+        let summary = told["summary"].as_str().unwrap();
+        assert!(summary.starts_with("what was asked for is more than"), "{told}");
+        assert!(told["rule"].get("permission").is_none(), "{told}");
+        assert!(told.get("suggestion").is_none(), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn se_41_a_namespace_outside_is_explained_after_a_restart_and_found_by_its_name() {
+    let server = Server::with(Setup::steady()).await;
+    let ci = in_shop("ci", &["templates:read", "schedules:write"]);
+    let path = "/v1/templates/till/order/1.0.0";
+    let (_, _, template) = call(&server, &ci, "GET", path).await;
+    let plan = json!({"execution": "2099-04-01T12:00:00Z"});
+    let (reason, job, _) = told_of(&server, &ci, "PUT /v1/jobs/till.nightly", plan).await;
+    assert_eq!(reason, "NAMESPACE_NOT_FOUND");
+    let records = found(&server, &["--namespace", "till", "--outcome", "denied"]).await;
+    let records = records.as_array().unwrap();
+    let of = |id: &str| records.iter().find(|one| one["request_id"] == id).unwrap();
+    assert_eq!((&of(&job)["object"], &of(&job)["chain"]), (&json!("till.nightly"), &json!("shop")));
+    assert_eq!(of(&template)["object"], "order");
+    // Who may not read the caller's chain finds nothing of it.
+    for (at, wanted) in [("till", 0), ("shop", 2)] {
+        let reader = Token::new("reader", &["audit:read"]).within(&[at]).sign();
+        let path = "/v1/audit/records?namespace=till&outcome=denied";
+        let (status, seen, _) = call(&server, &reader, "GET", path).await;
+        assert_eq!((status, seen["records"].as_array().unwrap().len()), (200, wanted), "{seen}");
+    }
+
+    let server = server.again_gently().await;
+    let (status, told) = explain(&server, ROOT_KEY, &template).await;
+    assert_eq!((status, &told["rule"]["kind"]), (200, &json!("namespace")), "{told}");
+    assert_eq!(told["suggestion"]["text"], "add `templates:read` in `till`", "{told}");
+    assert!(told["held"].to_string().contains("templates:read"), "{told}");
+    let (_, told) = explain(&server, ROOT_KEY, &job).await;
+    assert_eq!(told["suggestion"]["text"], "add `schedules:write` in `till.nightly`", "{told}");
+    assert_eq!(told["object"], "till.nightly", "{told}");
+    let (_, own) = explain(&server, &ci, &template).await;
+    assert_eq!(own["rule"]["kind"], "not_found_or_hidden", "{own}");
+}
+
+#[tokio::test]
+async fn se_41_a_refusal_of_the_line_protocol_is_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("auth.toml");
+    write_private(&file, THREE);
+    let path = file.display();
+    let mut setup = Setup::steady();
+    setup.rest = format!("[controller]\nlisten = \"127.0.0.1:0\"\nauth_file = \"{path}\"\n");
+    let server = Server::with(setup).await;
+    let serving = server.logged("serving", &[]).await;
+    let at = serving["controller"].as_str().unwrap().to_owned();
+    let mut wire = Wire::new(tokio::net::TcpStream::connect(at).await.unwrap());
+    assert_eq!(wire.ask(&format!("AUTH {DEPLOY}")).await, "OK\n");
+    for sent in ["SET backup.x", "SCHEDULE backup.x every 1h AT"] {
+        assert_eq!(wire.ask(&format!("r1 {sent} {LATER}")).await, DENIED, "{sent}");
+    }
+    let rule = "RULE SET backup.r backup. http POST https://hooks.example/x";
+    assert_eq!(wire.ask(&format!("r1 {rule}")).await, DENIED);
+    let mut ids = Vec::new();
+    for (rpc, permission, object) in [
+        ("SET", "schedules:write", "backup.x"),
+        ("SCHEDULE", "schedules:write", "backup.x"),
+        ("RULE SET", "rules:write", "backup.r"),
+    ] {
+        let records = found(&server, &["--rpc", rpc, "--outcome", "denied"]).await;
+        assert_eq!(records.as_array().unwrap().len(), 1, "{records}");
+        let record = &records[0];
+        assert_eq!(record["reason"], "NAMESPACE_NOT_FOUND", "{record}");
+        assert_eq!(record["object"], object, "{record}");
+        ids.push((record["request_id"].as_str().unwrap().to_owned(), permission, object));
+    }
+    let explained = async |server: &Server| {
+        for (id, permission, object) in &ids {
+            let (status, told) = explain(server, ROOT_KEY, id).await;
+            assert_eq!((status, &told["rule"]["kind"]), (200, &json!("namespace")), "{told}");
+            let text = format!("add `{permission}` in `{object}`");
+            assert_eq!(told["suggestion"]["text"], text, "{told}");
+        }
+    };
+    explained(&server).await;
+    explained(&server.again_gently().await).await;
 }

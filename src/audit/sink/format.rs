@@ -65,6 +65,7 @@ pub(super) struct Fields {
     pub(super) actor: Option<Actor>,
     pub(super) permission: Option<String>,
     pub(super) namespace: Option<String>,
+    pub(super) asked: Vec<String>,
     pub(super) object: Option<String>,
     pub(super) peer: Option<String>,
     checkpoint: Option<At>,

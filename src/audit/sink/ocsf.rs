@@ -195,6 +195,9 @@ fn unmapped(record: &Sealed, fields: &Fields) -> Value {
             map.insert(name.to_owned(), value.as_str().into());
         }
     }
+    if !fields.asked.is_empty() {
+        map.insert("asked".to_owned(), fields.asked.clone().into());
+    }
     map.into()
 }
 
@@ -316,6 +319,14 @@ mod tests {
             },
         });
         assert_eq!(event, expected);
+    }
+
+    #[test]
+    fn se_44_a_refusal_says_what_was_asked_for() {
+        let event = of("{\"at\":\"2026-04-01T12:00:00Z\",\"rpc\":\"a.B/GetTask\",\
+             \"outcome\":\"denied\",\"reason\":\"NAMESPACE_NOT_FOUND\",\"asked\":[\"till\"]}");
+        check(&event);
+        assert_eq!(event["unmapped"]["asked"], json!(["till"]));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use opentelemetry_proto::tonic::{
     collector::logs::v1::{ExportLogsServiceRequest, logs_service_client::LogsServiceClient},
-    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
+    common::v1::{AnyValue, ArrayValue, InstrumentationScope, KeyValue, any_value},
     logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber},
     resource::v1::Resource,
 };
@@ -182,6 +182,12 @@ fn attributes(record: &Sealed, fields: &Fields) -> Vec<KeyValue> {
         if let Some(value) = value {
             all.push(text(key, value));
         }
+    }
+    if !fields.asked.is_empty() {
+        let place = |place: &String| any_value::Value::StringValue(place.clone());
+        let places = fields.asked.iter().map(place).map(|value| AnyValue { value: Some(value) });
+        let places = ArrayValue { values: places.collect() };
+        all.push(attribute("bailiwick.asked", any_value::Value::ArrayValue(places)));
     }
     all
 }

@@ -36,6 +36,8 @@ pub(super) struct Record {
     permission: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     namespace: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    asked: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     object: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,6 +71,7 @@ impl From<pb::AuditRecord> for Record {
             }),
             permission: record.permission,
             namespace: record.namespace,
+            asked: record.asked,
             object: record.object,
             peer: record.peer,
             record: view::Payload::new(record.record),
@@ -87,7 +90,8 @@ impl Record {
     }
 
     fn place(&self) -> &str {
-        self.namespace.as_deref().unwrap_or(&self.chain)
+        let asked = self.asked.first().map(String::as_str);
+        self.namespace.as_deref().or(asked).unwrap_or(&self.chain)
     }
 
     fn result(&self) -> String {

@@ -104,6 +104,7 @@ impl From<&Found> for pb::AuditRecord {
             actor: entry.actor.as_ref().map(Into::into),
             permission: text(&entry.permission),
             namespace: text(&entry.namespace),
+            asked: entry.asked.iter().map(|place| owned(place)).collect(),
             object: text(&entry.object),
             peer: text(&entry.peer),
             ..whole

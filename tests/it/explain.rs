@@ -426,6 +426,28 @@ async fn se_41_a_permission_that_the_rpc_does_not_name_is_the_one_that_is_missin
 }
 
 #[tokio::test]
+async fn se_41_a_rule_for_tasks_of_another_namespace_lacks_tasks_create_there() {
+    let server = Server::with(wide()).await;
+    let ada = Token::new("ada", &["rules:write", "tasks:create"]).within(&["till", "till."]).sign();
+    let task = json!({"pattern": "till.", "runner": {"type": "task", "template": "shop/order"}});
+    let (reason, id, own) = told_of(&server, &ada, "PUT /v1/rules/till.r", task.clone()).await;
+    assert_eq!(reason, "NAMESPACE_NOT_FOUND");
+    assert_eq!(own["rule"]["kind"], "not_found_or_hidden", "{own}");
+    let (_, told) = explain(&server, ROOT_KEY, &id).await;
+    assert_eq!(told["rule"]["kind"], "namespace", "{told}");
+    assert_eq!(told["rule"]["permission"], "tasks:create", "{told}");
+    assert_eq!(told["suggestion"]["text"], "add `tasks:create` in `shop`", "{told}");
+    assert_eq!(told["object"], "till.r", "{told}");
+
+    // So it is with a pattern that reaches further than the name.
+    let mut wider = task;
+    wider["pattern"] = json!("bank.");
+    let (_, id, _) = told_of(&server, &ada, "PUT /v1/rules/till.r", wider).await;
+    let (_, told) = explain(&server, ROOT_KEY, &id).await;
+    assert_eq!(told["suggestion"]["text"], "add `rules:write` in `bank.`", "{told}");
+}
+
+#[tokio::test]
 async fn se_41_what_no_single_permission_would_mend_is_said_to_be_too_much() {
     let server = Server::start().await;
     let ada = in_shop("ada", &["api_keys:admin", "tasks:read"]);

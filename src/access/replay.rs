@@ -3,6 +3,7 @@
 //!
 //! Not here: where the records come from, and how it is shown (`cli`).
 
+mod act;
 mod stored;
 
 use std::{
@@ -12,22 +13,23 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use self::stored::Stored;
+use self::{
+    act::{Act, Miss, Rules},
+    stored::Stored,
+};
 use super::{
     explain::{
         Actor,
-        past::{CREDENTIAL, Recorded, RecordedOutcome, read_time},
+        past::{CREDENTIAL, Recorded, RecordedDetail, RecordedOutcome, read_time},
     },
-    gate::decide,
-    refusal::{Reason, reason_name},
-    table::{Rule, Table},
+    table::Table,
 };
 use crate::{
-    authn::{Authenticator, known},
+    authn::Authenticator,
     config::Settings,
     domain::{
-        Permission, Principal, Timestamp,
-        principal::{Identity, Method, Source},
+        Principal, Timestamp,
+        principal::{Identity, Source},
     },
 };
 
@@ -38,25 +40,13 @@ const EXCHANGE: &str = "bailiwick.v1.AuthAdminService/ExchangeToken";
 #[derive(Debug)]
 pub struct Replay {
     authenticator: Authenticator,
-    table: Table,
+    rules: Rules,
     stored: Stored,
     acts: HashMap<Act, Count>,
     /// What each JWT claimed, by its credential's id; and by its identity
     /// what its latest one did.
     claims: HashMap<Arc<str>, Map<String, Value>>,
     latest: HashMap<Identity, (Timestamp, Arc<str>)>,
-}
-
-/// What somebody did, or was refused.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Act {
-    actor: Identity,
-    method: Method,
-    credential: Arc<str>,
-    rpc: Arc<str>,
-    permission: Option<Permission>,
-    place: Option<Arc<str>>,
-    allowed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -97,13 +87,14 @@ pub struct Change {
     pub identity: Identity,
     /// What: the permission, or else the RPC.
     pub what: Arc<str>,
-    /// Where; none is no single place.
+    /// Where, of jobs and rules the first segment of their names; none is no
+    /// single place.
     pub place: Option<Arc<str>>,
     /// How often it was recorded.
     pub times: u64,
     /// When it was recorded last.
     pub last_at: Timestamp,
-    /// Why.
+    /// Why; where many names of a place have the same fate, the first of them.
     pub why: String,
 }
 
@@ -111,9 +102,11 @@ impl Replay {
     /// Under the credentials and rules of a configuration.
     #[must_use]
     pub fn new(authenticator: Authenticator, table: Table, settings: &Settings) -> Self {
+        let (declared, prefixes) =
+            (settings.auth.extra_permissions.clone(), settings.rule_id_prefixes());
         Self {
             authenticator,
-            table,
+            rules: Rules { table, declared, prefixes },
             stored: Stored::new(settings),
             acts: HashMap::new(),
             claims: HashMap::new(),
@@ -132,7 +125,8 @@ impl Replay {
         let done = matches!(record.outcome, RecordedOutcome::Allowed) && record.rpc == EXCHANGE;
         let by = record.actor.as_ref().and_then(Actor::read).filter(|_| done);
         let (Some(by), Some(token)) = (by, &record.object) else { return false };
-        self.stored.trade(token, by);
+        let held = record.detail.as_ref().and_then(RecordedDetail::held);
+        self.stored.trade(token, by, held);
         true
     }
 
@@ -143,44 +137,32 @@ impl Replay {
         let actor = record.actor.as_ref().and_then(Actor::read);
         let (Some(actor), Some(at)) = (actor, read_time(&record.at)) else { return false };
         self.exchanged(&record);
-        let Actor { identity, method, credential_id } = actor;
         if record.rpc == CREDENTIAL {
-            let Some(claims) = record.detail.and_then(|detail| detail.claims) else { return false };
-            let latest =
-                self.latest.entry(identity).or_insert_with(|| (at, Arc::clone(&credential_id)));
-            if latest.0 <= at {
-                *latest = (at, Arc::clone(&credential_id));
-            }
-            self.claims.insert(credential_id, claims);
-            return true;
+            let claims = record.detail.and_then(|detail| detail.claims);
+            return claims.is_some_and(|claims| {
+                self.claimed(actor, claims, at);
+                true
+            });
         }
-        // It went by rights that had an end, and no configuration gives them.
-        if record.elevated {
-            return false;
+        let mut acts = Rules::questions(&record);
+        acts.extend(self.rules.call(&record, &actor));
+        let any = !acts.is_empty();
+        for act in acts {
+            let count = self.acts.entry(act).or_insert(Count { times: 0, last_at: at });
+            count.times += 1;
+            count.last_at = count.last_at.max(at);
         }
-        let refused_by_rule = || {
-            [Reason::PermissionMissing, Reason::RootRequired]
-                .into_iter()
-                .any(|reason| record.reason.as_deref() == Some(reason_name(reason)))
-        };
-        let allowed = match record.outcome {
-            RecordedOutcome::Allowed | RecordedOutcome::Failed => true,
-            RecordedOutcome::Denied if refused_by_rule() => false,
-            RecordedOutcome::Denied => return false,
-        };
-        let act = Act {
-            actor: identity,
-            method,
-            credential: credential_id,
-            rpc: record.rpc.into(),
-            permission: record.permission.as_deref().and_then(Permission::parse),
-            place: record.namespace.map(Into::into),
-            allowed,
-        };
-        let count = self.acts.entry(act).or_insert(Count { times: 0, last_at: at });
-        count.times += 1;
-        count.last_at = count.last_at.max(at);
-        true
+        any
+    }
+
+    fn claimed(&mut self, actor: Actor, claims: Map<String, Value>, at: Timestamp) {
+        let Actor { identity, credential_id, .. } = actor;
+        let latest =
+            self.latest.entry(identity).or_insert_with(|| (at, Arc::clone(&credential_id)));
+        if latest.0 <= at {
+            *latest = (at, Arc::clone(&credential_id));
+        }
+        self.claims.insert(credential_id, claims);
     }
 
     /// Who would lose or gain what: what is lost first, then by identity.
@@ -188,69 +170,87 @@ impl Replay {
     pub fn changes(&self) -> Vec<Change> {
         let mut changes: BTreeMap<_, Change> = BTreeMap::new();
         for (act, count) in &self.acts {
-            let (fate, why) = match (self.holder(act, count.last_at), act.allowed) {
-                (Holder::Same, _) | (Holder::Unknown(_) | Holder::Gone(_), false) => continue,
-                (Holder::Unknown(why), true) => (Fate::Unknown, why),
-                (Holder::Gone(why), true) => (Fate::Lost, why),
-                (Holder::Now(principal), allowed) => match (self.verdict(act, &principal), allowed)
-                {
-                    (Ok(()), true) | (Err(_), false) => continue,
-                    (Ok(()), false) => (Fate::Gained, "its grants have it now".to_owned()),
-                    (Err(why), true) => (Fate::Lost, why),
-                },
+            let Some((fate, Miss { why, of_one })) = self.fate(act, count.last_at) else {
+                continue;
             };
-            let what = act.permission.map_or_else(|| Arc::clone(&act.rpc), |one| one.name().into());
-            let identity = shown_as(&act.actor);
-            let key = (fate, identity.clone(), Arc::clone(&what), act.place.clone(), why.clone());
+            let (what, identity, place) = (act.what(), shown_as(&act.actor), act.place.shown());
+            // Names of one place are one change.
+            let cause = if of_one { String::new() } else { why.clone() };
+            let key = (fate, identity.clone(), Arc::clone(&what), place.clone(), cause);
             let change = changes.entry(key).or_insert_with(|| Change {
                 fate,
                 identity,
                 what,
-                place: act.place.clone(),
+                place,
                 times: 0,
                 last_at: count.last_at,
-                why,
+                why: why.clone(),
             });
             change.times += count.times;
             change.last_at = change.last_at.max(count.last_at);
+            if why < change.why {
+                change.why = why;
+            }
         }
         changes.into_values().collect()
     }
 
+    /// What becomes of an act, and why; none where nothing does.
+    fn fate(&self, act: &Act, at: Timestamp) -> Option<(Fate, Miss)> {
+        let plain = |why: String| Miss { why, of_one: false };
+        let gained = || plain("its grants have it now".to_owned());
+        match (self.holder(act, at), act.was_allowed()) {
+            (Holder::Same, _)
+            | (Holder::Unknown(_) | Holder::Gone(_) | Holder::Perhaps(_), false) => None,
+            (Holder::Unknown(why), true) => Some((Fate::Unknown, plain(why))),
+            (Holder::Gone(why), true) => Some((Fate::Lost, plain(why))),
+            (Holder::Now(principal), true) => {
+                self.rules.judge(act, &principal).err().map(|miss| (Fate::Lost, miss))
+            }
+            (Holder::Now(principal), false) => {
+                self.rules.judge(act, &principal).is_ok().then(|| (Fate::Gained, gained()))
+            }
+            (Holder::Perhaps(principal), true) => {
+                let miss = self.rules.judge(act, &principal).err()?;
+                let why = "the claims of its token are not in these records, and those of its \
+                           latest one would not do";
+                Some((Fate::Unknown, Miss { why: why.to_owned(), ..miss }))
+            }
+        }
+    }
+
     /// Who somebody would be.
     fn holder(&self, act: &Act, at: Timestamp) -> Holder {
-        let identity = &act.actor;
+        let (identity, authenticator) = (&act.actor, &self.authenticator);
         let gone = |what: &str| Holder::Gone(format!("{what} is not in the configuration"));
         match identity.source {
-            Source::Disabled if self.authenticator.is_off() => Holder::Same,
-            Source::Disabled => Holder::Gone("callers need a credential".to_owned()),
+            // They count whether authentication is on or off.
+            Source::Line => match authenticator.line_principal(&identity.subject) {
+                Some(principal) => Holder::Now(principal),
+                None if authenticator.line_open().is_some() => {
+                    Holder::Now(Arc::new(Principal::auth_off()))
+                }
+                None => gone("the token"),
+            },
+            Source::Disabled if !authenticator.is_off() => {
+                Holder::Gone("callers need a credential".to_owned())
+            }
+            Source::Disabled if authenticator.has_line_tokens() && act.is_of_scheduler() => {
+                Holder::Gone("jobs and rules need a token of `controller.auth_file`".to_owned())
+            }
+            Source::Disabled => Holder::Same,
             // Everybody may do everything.
-            _ if self.authenticator.is_off() => Holder::Now(Arc::new(Principal::auth_off())),
+            _ if authenticator.is_off() => Holder::Now(Arc::new(Principal::auth_off())),
             Source::Config => {
-                let keys = self.authenticator.configured_keys();
+                let keys = authenticator.configured_keys();
                 let key = keys.into_iter().find(|key| key.id == act.credential);
                 key.map_or_else(|| gone("the API key"), |key| Holder::Now(key.principal))
             }
-            Source::Line => self
-                .authenticator
-                .line_principal(&identity.subject)
-                .map_or_else(|| gone("the token"), Holder::Now),
-            Source::Certificate => self
-                .authenticator
+            Source::Certificate => authenticator
                 .certificate_principal(&identity.subject)
                 .map_or_else(|| gone("a rule for the certificate's name"), Holder::Now),
-            Source::Idp => {
-                let last = || self.claims.get(&self.latest.get(identity)?.1);
-                let Some(claims) = self.claims.get(&act.credential).or_else(last) else {
-                    let why = "the claims of its token are not in these records";
-                    return Holder::Unknown(why.to_owned());
-                };
-                match self.authenticator.judged(claims, Arc::clone(&act.credential), at) {
-                    Ok(principal) => Holder::Now(Arc::new(principal)),
-                    Err(fault) => Holder::Gone(format!("its tokens are refused: {fault}")),
-                }
-            }
-            Source::Database => self.stored.given_out(&self.authenticator, act),
+            Source::Idp => self.claimant(act, at),
+            Source::Database => self.stored.given_out(authenticator, act),
             Source::File => self.stored.of_file(act),
             Source::Lease => self.stored.of_step(act),
             // Their grants lie in the store, which stays as it is.
@@ -258,23 +258,18 @@ impl Replay {
         }
     }
 
-    /// What the rules would say, and why not.
-    fn verdict(&self, act: &Act, principal: &Principal) -> Result<(), String> {
-        let rule = self.table.get(&format!("/{}", act.rpc));
-        if let Some(rule) = rule
-            && decide(rule, principal).is_err()
-        {
-            return Err(match (&rule.rule, act.permission) {
-                (Rule::Root, _) => "it is not root".to_owned(),
-                (_, Some(permission)) => format!("it does not hold `{permission}`"),
-                (_, None) => "the rule refuses it".to_owned(),
-            });
-        }
-        let (Some(permission), Some(place)) = (act.permission, &act.place) else { return Ok(()) };
-        if known::covers(&principal.scope_of(permission), place) {
-            Ok(())
-        } else {
-            Err(format!("it does not hold `{permission}` in `{place}`"))
+    /// Who calls with a JWT: by what it claimed, or else what its subject's
+    /// latest one did.
+    fn claimant(&self, act: &Act, at: Timestamp) -> Holder {
+        let own = self.claims.get(&act.credential);
+        let last = || self.claims.get(&self.latest.get(&act.actor)?.1);
+        let Some(claims) = own.or_else(last) else {
+            return Holder::Unknown("the claims of its token are not in these records".to_owned());
+        };
+        match self.authenticator.judged(claims, Arc::clone(&act.credential), at) {
+            Ok(principal) if own.is_some() => Holder::Now(Arc::new(principal)),
+            Ok(principal) => Holder::Perhaps(Arc::new(principal)),
+            Err(fault) => Holder::Gone(format!("its tokens are refused: {fault}")),
         }
     }
 }
@@ -285,6 +280,8 @@ enum Holder {
     Same,
     /// This one.
     Now(Arc<Principal>),
+    /// This one, unless the credential was another than its latest.
+    Perhaps(Arc<Principal>),
     /// Nobody; why.
     Gone(String),
     /// That cannot be told; why.
@@ -450,6 +447,13 @@ mod tests {
             .to_string()
     }
 
+    /// The same with what it holds.
+    fn traded(by: &Value, scopes: &[&str], places: &[&str]) -> String {
+        let mut record: Value = serde_json::from_str(&trade("traded", by)).unwrap();
+        record["detail"] = json!({"change": "given out", "scopes": scopes, "namespaces": places});
+        record.to_string()
+    }
+
     #[test]
     fn se_41_keys_that_were_given_out_count_where_the_settings_take_them() {
         for (setting, wanted) in [
@@ -497,30 +501,246 @@ mod tests {
                 "[[auth.api_keys]]\nkey = \"k-ci\"\ndescription = \"ci\"\npermissions = {permissions}\n"
             )
         };
-        for (auth, by, wanted) in [
-            (issuer("idp", ""), &ada, 0),
-            (issuer("other", ""), &ada, 1),
-            (bounded("namespaces_ceiling = [\"till\"]"), &ada, 1),
-            (bounded("permissions_ceiling = [\"tasks:create\"]"), &ada, 1),
-            (bounded(""), &ada, 0),
-            (issuer("idp", ""), &ci, 1),
-            (issuer("idp", &keys("[\"tasks:read\"]")), &ci, 0),
-            (issuer("idp", &keys("[\"tasks:list\"]")), &ci, 1),
+        let (used, more) = (&["tasks:read"][..], &["tasks:read", "tasks:list"][..]);
+        let (shop, both) = (&["shop"][..], &["shop", "till"][..]);
+        for (auth, by, held, wanted) in [
+            (issuer("idp", ""), &ada, Some((used, shop)), ""),
+            (issuer("idp", ""), &ada, None, ""),
+            (issuer("other", ""), &ada, Some((used, shop)), "lost"),
+            (bounded("namespaces_ceiling = [\"till\"]"), &ada, Some((used, shop)), "lost"),
+            (bounded("namespaces_ceiling = [\"till\"]"), &ada, None, "lost"),
+            (bounded("permissions_ceiling = [\"tasks:create\"]"), &ada, None, "lost"),
+            (bounded("permissions_ceiling = [\"tasks:read\"]"), &ada, Some((used, shop)), ""),
+            // It ends as a whole, by what it never used.
+            (bounded("permissions_ceiling = [\"tasks:read\"]"), &ada, Some((more, shop)), "lost"),
+            (bounded("permissions_ceiling = [\"tasks:read\"]"), &ada, None, "unknown"),
+            (bounded("namespaces_ceiling = [\"shop\"]"), &ada, Some((used, both)), "lost"),
+            (bounded(""), &ada, None, ""),
+            (issuer("idp", ""), &ci, Some((used, shop)), "lost"),
+            (issuer("idp", &keys("[\"tasks:read\"]")), &ci, Some((used, shop)), ""),
+            (issuer("idp", &keys("[\"tasks:read\"]")), &ci, Some((more, shop)), "lost"),
+            (issuer("idp", &keys("[\"tasks:read\"]")), &ci, None, "unknown"),
+            (issuer("idp", &keys("[\"*\"]")), &ci, None, ""),
+            (issuer("idp", &keys("[\"tasks:list\"]")), &ci, None, "lost"),
+            (issuer("idp", &keys("[\"*\"]")), &ci, Some((&["x:y"][..], shop)), "lost"),
         ] {
             let mut replay = replay(&auth);
-            assert!(replay.take_exchange(&trade("traded", by)));
+            let exchange = held
+                .map_or_else(|| trade("traded", by), |(scopes, places)| traded(by, scopes, places));
+            assert!(replay.take_exchange(&exchange));
             let actor = given_out("token", "traded");
-            assert!(replay.take(&record(
-                &actor,
-                "GetTask",
-                "tasks:read",
-                "allowed",
-                &json!("shop")
-            )));
+            let one = record(&actor, "GetTask", "tasks:read", "allowed", &json!("shop"));
+            assert!(replay.take(&one));
             let changes = replay.changes();
-            assert_eq!(changes.len(), wanted, "{auth}: {changes:?}");
-            assert!(changes.iter().all(|one| one.why.contains("traded for")), "{changes:?}");
+            let fates: Vec<&str> = changes.iter().map(|one| one.fate.as_str()).collect();
+            assert_eq!(fates.concat(), wanted, "{auth} {held:?}: {changes:?}");
         }
+    }
+
+    /// A record of the scheduler, with what else it says.
+    fn of_jobs(actor: &Value, rpc: &str, permission: &str, more: &Value) -> String {
+        let mut record = json!({"at": AT, "rpc": rpc, "actor": actor, "permission": permission,
+                                "outcome": "allowed"});
+        for (name, value) in more.as_object().unwrap() {
+            record[name] = value.clone();
+        }
+        record.to_string()
+    }
+
+    fn deploy_key(places: &str, permissions: &str) -> String {
+        format!(
+            "[auth]\nenabled = true\nextra_permissions = [\"bundles:read\"]\n\
+             [[auth.api_keys]]\nkey = \"k-ci\"\ndescription = \"ci\"\n\
+             namespaces = [{places}]\npermissions = [{permissions}]\n"
+        )
+    }
+
+    const SCHEDULE: &str = "bailiwick.v1.ScheduleService/";
+
+    #[test]
+    fn se_41_jobs_and_rules_are_judged_by_their_names() {
+        let all = "\"schedules:*\", \"rules:*\"";
+        let ci = config_key("k-ci");
+        let job = |id: &str| json!({"namespace": id.split('.').next(), "object": id});
+        let set =
+            |id: &str| of_jobs(&ci, &format!("{SCHEDULE}SetJob"), "schedules:write", &job(id));
+        let read = of_jobs(
+            &ci,
+            &format!("{SCHEDULE}GetJob"),
+            "schedules:read",
+            &json!({"namespace": "deploy"}),
+        );
+        let rule = of_jobs(
+            &ci,
+            &format!("{SCHEDULE}SetRule"),
+            "rules:write",
+            &json!({"namespace": "rule", "object": "rule.deploy.r"}),
+        );
+        let invalid = of_jobs(
+            &ci,
+            &format!("{SCHEDULE}SetJob"),
+            "schedules:write",
+            &json!({"outcome": "failed", "reason": "FIELD_INVALID", "object": "away"}),
+        );
+        for (places, wanted) in [
+            ("\"deploy.\"", &[][..]),
+            (
+                "\"deploy.web\"",
+                &[
+                    "lost config:ci rules:write deploy x1",
+                    "lost config:ci schedules:write deploy x2",
+                ],
+            ),
+            (
+                "\"ship.\"",
+                &[
+                    "lost config:ci rules:write deploy x1",
+                    "lost config:ci schedules:read deploy x1",
+                    "lost config:ci schedules:write deploy x3",
+                ],
+            ),
+        ] {
+            let mut replay = replay(&deploy_key(places, all));
+            for one in [&set("deploy.web.1"), &set("deploy.b"), &set("deploy.a"), &read, &rule] {
+                assert!(replay.take(one));
+            }
+            assert!(replay.take(&invalid));
+            assert_eq!(shown(&replay), wanted, "{places}");
+            let first = replay.changes().into_iter().find(|one| &*one.what == "schedules:write");
+            assert!(first.is_none_or(|one| one.why.contains("over `deploy.a`")), "{places}");
+        }
+    }
+
+    #[test]
+    fn se_41_what_was_refused_is_gained_where_that_very_thing_is_held_now() {
+        let ci = config_key("k-ci");
+        let refused = |rpc: &str, permission: &str, reason: &str, more: Value| {
+            let mut more = more;
+            more["outcome"] = json!("denied");
+            more["reason"] = json!(reason);
+            of_jobs(&ci, rpc, permission, &more)
+        };
+        let (set_job, set_rule) = (format!("{SCHEDULE}SetJob"), format!("{SCHEDULE}SetRule"));
+        let outside = "NAMESPACE_NOT_FOUND";
+        let missing = "PERMISSION_MISSING";
+        let job = json!({"asked": ["backup.x"], "object": "backup.x"});
+        let rule = |asked: &str| json!({"asked": [asked], "object": "rule.deploy.r"});
+        let create = "bailiwick.v1.TaskService/CreateTask";
+        let records = [
+            refused(&set_job, "schedules:write", outside, job),
+            refused(&set_rule, "tasks:create", missing, rule("shop")),
+            refused(&set_rule, "commands:execute", missing, rule("deploy.web")),
+            // By who set it before, which no record says.
+            refused(&set_rule, "rules:write", outside, rule("deploy.r")),
+            refused(&set_rule, "rules:write", outside, rule("backup.")),
+            refused(create, "tasks:create", outside, json!({"asked": ["shop"]})),
+            refused(create, "tasks:update", missing, json!({})),
+            refused("bailiwick.v1.AccessService/WhoAmI", "audit:read", missing, json!({})),
+        ];
+        let all = "\"schedules:*\", \"rules:*\", \"tasks:create\", \"commands:execute\"";
+        for (places, permissions, wanted) in [
+            ("\"deploy.\"", "\"schedules:*\", \"rules:*\", \"tasks:list\"", &[][..]),
+            ("\"deploy.\"", all, &["gained config:ci commands:execute deploy.web x1"]),
+            (
+                "\"deploy.\", \"shop\", \"backup.\"",
+                all,
+                &[
+                    "gained config:ci commands:execute deploy.web x1",
+                    "gained config:ci rules:write backup. x1",
+                    "gained config:ci schedules:write backup x1",
+                    "gained config:ci tasks:create shop x2",
+                ],
+            ),
+        ] {
+            let mut replay = replay(&deploy_key(places, permissions));
+            for one in &records {
+                assert!(replay.take(one), "{one}");
+            }
+            assert_eq!(shown(&replay), wanted, "{places} {permissions}");
+        }
+        let mut silent = replay(&deploy_key("\"*\"", "\"*\""));
+        assert!(!silent.take(&refused(&set_job, "schedules:write", outside, json!({}))));
+        assert!(!silent.take(&refused(&set_job, "schedules:write", "NOT_FOUND", json!({}))));
+    }
+
+    #[test]
+    fn se_41_whom_a_proxy_would_shut_out_is_listed() {
+        let asked = |permission: &str, place: Value, verdict: &str| {
+            let mut question = json!({"permission": permission, "verdict": verdict});
+            if !place.is_null() {
+                question["namespace"] = place;
+            }
+            question
+        };
+        let key = config_key("k-ci");
+        let judged = json!({
+            "source": "config", "subject": "ci", "method": "api_key",
+            "credential": key["credential"], "active": true,
+            "questions": [
+                asked("bundles:read", json!("shop"), "allowed"),
+                asked("tasks:read", Value::Null, "allowed"),
+                asked("tasks:list", json!("till"), "namespace_not_held"),
+                asked("maps:read", Value::Null, "permission_unknown"),
+                asked("bundles:read", json!("shop"), "route_invalid"),
+            ],
+        });
+        let unknown = json!({"active": false, "questions": [
+            asked("bundles:read", json!("shop"), "token_inactive")]});
+        let asker = given_out("token", "gateway");
+        let record = json!({"at": AT, "rpc": "envoy.service.auth.v3.Authorization/Check",
+            "outcome": "allowed", "actor": asker, "permission": "tokens:introspect",
+            "detail": {"judged": [judged, unknown]}});
+        for (places, permissions, wanted) in [
+            ("\"shop\"", "\"bundles:read\", \"tasks:read\"", &[][..]),
+            (
+                "\"till\"",
+                "\"bundles:read\", \"tasks:list\"",
+                &[
+                    "lost config:ci bundles:read shop x1",
+                    "lost config:ci tasks:read - x1",
+                    "gained config:ci tasks:list till x1",
+                ],
+            ),
+        ] {
+            let mut replay = replay(&deploy_key(places, permissions));
+            assert!(replay.take(&record.to_string()));
+            assert_eq!(shown(&replay), wanted, "{places} {permissions}");
+        }
+        let mut without = replay("[auth]\nenabled = true\n");
+        assert!(without.take(&record.to_string()));
+        assert_eq!(shown(&without).len(), 2, "{:?}", shown(&without));
+        // A credential that counted when it was looked at.
+        let seen = json!({"at": AT, "rpc": "bailiwick.v1.AccessService/Introspect",
+            "outcome": "allowed", "actor": asker, "permission": "tokens:introspect",
+            "detail": {"judged": [{"source": "config", "subject": "ci", "method": "api_key",
+                "credential": key["credential"], "active": true}]}});
+        let mut gone = replay("[auth]\nenabled = true\n");
+        assert!(gone.take(&seen.to_string()));
+        let wanted = "lost config:ci bailiwick.v1.AccessService/Introspect - x1";
+        assert_eq!(shown(&gone), [wanted]);
+    }
+
+    #[test]
+    fn se_41_a_later_token_says_nothing_certain_of_an_earlier_one() {
+        let jwt =
+            "jwt_public_key_path = \"key.pem\"\njwt_issuer = \"idp\"\njwt_audience = \"api\"\n";
+        let mut replay = replay(&format!("[auth]\nenabled = true\n{jwt}"));
+        let actor = |id: &str| {
+            json!({"source": "idp", "issuer": "idp", "subject": "ada",
+                                      "method": "jwt", "credential": id})
+        };
+        let claims = json!({"iss": "idp", "sub": "ada", "aud": "api", "iat": 1_795_161_500,
+            "exp": 1_795_165_500, "permissions": ["tasks:read"], "namespaces": ["shop"]});
+        let seen = json!({"at": AT, "rpc": "credential", "outcome": "allowed",
+            "actor": actor("late"), "detail": {"claims": claims}});
+        assert!(replay.take(&seen.to_string()));
+        for (permission, outcome) in
+            [("tasks:read", "allowed"), ("tasks:create", "allowed"), ("tasks:read", "denied")]
+        {
+            let one = record(&actor("early"), "GetTask", permission, outcome, &json!("shop"));
+            assert!(replay.take(&one));
+        }
+        assert_eq!(shown(&replay), ["unknown idp:idp#ada tasks:create shop x1"]);
     }
 
     #[test]

@@ -76,6 +76,7 @@ pub enum Mode {
 
 /// An RPC and its rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct MethodRule {
     /// As `bailiwick.v1.TaskService/CreateTask`.
     pub full_name: Arc<str>,
@@ -83,6 +84,9 @@ pub struct MethodRule {
     pub path: Arc<str>,
     /// Who may call it.
     pub rule: Rule,
+    /// Whether the field of its namespace names a job or a rule of the scheduler,
+    /// which is its own namespace.
+    pub identifier: bool,
     /// Whether a step token may call it.
     pub step: bool,
     /// The class whose rate limit applies.
@@ -218,6 +222,7 @@ fn foreign_public(
         path: format!("/{full_name}").into(),
         full_name: full_name.into(),
         rule: Rule::Public(Arc::from(*why)),
+        identifier: false,
         step: false,
         rate_class: RateClass::Standard,
         client_streaming: *streaming == ServerStreaming::Both,
@@ -244,6 +249,7 @@ fn method_rule(
         path: format!("/{full_name}").into(),
         full_name: full_name.into(),
         rule: rule(&option, &method.input(), foreign)?,
+        identifier: option.identifier,
         step: option.step,
         rate_class: match option.rate_class() {
             RateClass::Unspecified => RateClass::Standard,

@@ -351,6 +351,7 @@ mod tests {
             full_name: "test.Service/Method".into(),
             path: "/test.Service/Method".into(),
             rule,
+            identifier: false,
             step: false,
             rate_class: RateClass::Standard,
             client_streaming: false,

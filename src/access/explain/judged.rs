@@ -53,7 +53,7 @@ impl Answer {
         recorded: &[RecordedJudged],
         now: impl FnOnce(&Actor) -> Option<Arc<Principal>>,
     ) -> Option<Self> {
-        let [RecordedJudged { actor, questions }] = recorded else { return None };
+        let [RecordedJudged { actor, questions, .. }] = recorded else { return None };
         let [RecordedQuestion { permission, namespace, verdict }] = questions.as_slice() else {
             return None;
         };
@@ -156,17 +156,19 @@ impl Answer {
 #[derive(Debug, Deserialize)]
 pub(in crate::access) struct RecordedJudged {
     #[serde(flatten)]
-    actor: Option<RecordedActor>,
+    pub(in crate::access) actor: Option<RecordedActor>,
+    /// Whether it counts; none where it was not looked up.
+    pub(in crate::access) active: Option<bool>,
     #[serde(default)]
-    questions: Vec<RecordedQuestion>,
+    pub(in crate::access) questions: Vec<RecordedQuestion>,
 }
 
 /// A question about it.
 #[derive(Debug, Deserialize)]
-struct RecordedQuestion {
-    permission: Option<String>,
-    namespace: Option<String>,
-    verdict: String,
+pub(in crate::access) struct RecordedQuestion {
+    pub(in crate::access) permission: Option<String>,
+    pub(in crate::access) namespace: Option<String>,
+    pub(in crate::access) verdict: String,
 }
 
 impl Explainer {

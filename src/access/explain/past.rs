@@ -312,10 +312,30 @@ pub(in crate::access) struct RecordedDetail {
     pub(in crate::access) claims: Option<Map<String, Value>>,
     /// Credentials of somebody else that it answered about.
     #[serde(default)]
-    judged: Vec<RecordedJudged>,
+    pub(in crate::access) judged: Vec<RecordedJudged>,
     /// How many questions about them have no room here.
     #[serde(default)]
     left_out: u64,
+    /// What became of something, where that is one word.
+    pub(in crate::access) change: Option<Value>,
+    /// What became of rights for a while.
+    pub(in crate::access) elevation: Option<Value>,
+    /// What a credential that was given out holds.
+    scopes: Option<Value>,
+    /// And where.
+    namespaces: Option<Value>,
+}
+
+impl RecordedDetail {
+    /// What a credential that was given out holds, and where; none where that
+    /// is not said.
+    pub(in crate::access) fn held(&self) -> Option<(Vec<&str>, Vec<&str>)> {
+        Some((texts(self.scopes.as_ref()?)?, texts(self.namespaces.as_ref()?)?))
+    }
+}
+
+fn texts(list: &Value) -> Option<Vec<&str>> {
+    list.as_array()?.iter().map(Value::as_str).collect()
 }
 
 #[derive(Debug, Deserialize)]

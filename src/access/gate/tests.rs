@@ -204,6 +204,7 @@ fn made(rule: Rule, step: bool) -> MethodRule {
         full_name: "test.v1.S/M".into(),
         path: "/test.v1.S/M".into(),
         rule,
+        identifier: false,
         step,
         rate_class: crate::access::table::RateClass::Standard,
         client_streaming: false,

@@ -10,7 +10,7 @@ use std::{
 use super::{Act, Holder};
 use crate::{
     access::explain::Actor,
-    authn::{Authenticator, known},
+    authn::Authenticator,
     config::{Settings, TokenStore},
     domain::{
         Grant, Namespace, Permission, PermissionSet, Principal, Scope,
@@ -28,8 +28,26 @@ const DEPTH_MAX: usize = 8;
 pub(super) struct Stored {
     tokens: Tokens,
     steps: Arc<StepRights>,
+    /// The permissions of other services.
+    declared: BTreeSet<Arc<str>>,
     /// By what an exchanged token was traded, by its public id.
-    traded: HashMap<Arc<str>, Actor>,
+    traded: HashMap<Arc<str>, Trade>,
+}
+
+/// What an exchanged token was traded for.
+#[derive(Debug)]
+struct Trade {
+    by: Actor,
+    /// What it holds, where the records say so; none that they do not.
+    held: Option<Held>,
+}
+
+/// What a token holds.
+#[derive(Debug)]
+enum Held {
+    This(Grant),
+    /// Something that there is no more: by name.
+    Unheard(String),
 }
 
 /// Where tokens that are minted count.
@@ -58,12 +76,25 @@ impl Stored {
             }
         };
         let steps = Arc::clone(&settings.step_tokens.rights);
-        Self { tokens, steps, traded: HashMap::new() }
+        let declared = settings.auth.extra_permissions.clone();
+        Self { tokens, steps, declared, traded: HashMap::new() }
     }
 
-    /// Notes by what a token was traded.
-    pub(super) fn trade(&mut self, token: &str, by: Actor) {
-        self.traded.insert(token.into(), by);
+    /// Notes by what a token was traded, and what it holds and where, if that
+    /// is known.
+    pub(super) fn trade(&mut self, token: &str, by: Actor, held: Option<(Vec<&str>, Vec<&str>)>) {
+        let held = held.and_then(|(scopes, places)| self.held(&scopes, &places));
+        self.traded.insert(token.into(), Trade { by, held });
+    }
+
+    fn held(&self, scopes: &[&str], places: &[&str]) -> Option<Held> {
+        let scope = Scope::parse(places).ok()?;
+        let mut permissions = PermissionSet::empty();
+        let unheard = scopes.iter().find(|name| !permissions.add(name, &self.declared));
+        Some(match unheard {
+            Some(name) => Held::Unheard((*name).to_owned()),
+            None => Held::This(Grant { permissions, scope }),
+        })
     }
 
     /// Who would call with what the server gave out.
@@ -74,11 +105,13 @@ impl Stored {
                 let off = || gone("API keys do not count: `auth.api_keys_enabled`");
                 return if authenticator.takes_api_keys() { Holder::Same } else { off() };
             }
-            let Some(by) = self.traded.get(credential) else { break };
+            let Some(Trade { by, held }) = self.traded.get(credential) else { break };
             match by.identity.source {
                 Source::Database => (method, credential) = (by.method, &by.credential_id),
-                Source::Idp => return promised(authenticator, &by.identity, act),
-                Source::Config => return configured(authenticator, &by.credential_id, act),
+                Source::Idp => return promised(authenticator, &by.identity, held.as_ref(), act),
+                Source::Config => {
+                    return configured(authenticator, &by.credential_id, held.as_ref(), act);
+                }
                 Source::File
                 | Source::Line
                 | Source::Agent
@@ -111,10 +144,10 @@ impl Stored {
         if self.steps.issuer().is_none() {
             return gone("steps get no tokens: `server.public_url`");
         }
-        let Some(permission) = act.permission else { return Holder::Same };
+        let Some(permission) = &act.permission else { return Holder::Same };
         let place = act.actor.subject.strip_prefix("step:").unwrap_or_default();
         let place = place.split('/').next().and_then(|place| Namespace::parse(place).ok());
-        if place.is_some_and(|place| !self.steps.ceiling(&place).contains(permission)) {
+        if place.is_some_and(|place| !has(&self.steps.ceiling(&place), permission)) {
             return Holder::Gone(format!(
                 "the ceiling of `[[auth.namespaces]]` leaves its step no `{permission}`"
             ));
@@ -123,45 +156,78 @@ impl Stored {
     }
 }
 
-/// Traded for a JWT, whose claims it took with it.
-fn promised(authenticator: &Authenticator, by: &Identity, act: &Act) -> Holder {
+/// Traded for a JWT, whose claims it took with it. At the next start it ends
+/// as a whole where its issuer may not have all that it holds any more.
+fn promised(
+    authenticator: &Authenticator,
+    by: &Identity,
+    held: Option<&Held>,
+    act: &Act,
+) -> Holder {
     let Some(ceiling) = authenticator.issuer_ceiling(&by.issuer) else {
         return Holder::Gone(format!(
             "it was traded for a token of {}, which is not in the configuration",
             by.issuer
         ));
     };
-    match act.permission {
-        Some(permission) if !within(&ceiling, permission, act.place.as_deref()) => {
-            Holder::Gone(format!(
-                "it was traded for a token of {}, whose ceiling does not reach so far",
-                by.issuer
-            ))
-        }
-        Some(_) | None => Holder::Same,
-    }
+    let beyond = || {
+        Holder::Gone(format!(
+            "it was traded for a token of {}, whose ceiling does not reach so far",
+            by.issuer
+        ))
+    };
+    let Grant { permissions, scope } = ceiling;
+    let reach = |name: &str| if has(&permissions, name) { scope.clone() } else { Scope::NOWHERE };
+    backed(held, act, reach, beyond)
 }
 
-/// Traded for a key of the configuration.
-fn configured(authenticator: &Authenticator, id: &str, act: &Act) -> Holder {
+/// Traded for a key of the configuration, which must still hold all of it.
+fn configured(authenticator: &Authenticator, id: &str, held: Option<&Held>, act: &Act) -> Holder {
     let key = authenticator.configured_keys().into_iter().find(|key| *key.id == *id);
     let Some(key) = key else {
         return gone("it was traded for an API key that is not in the configuration");
     };
-    let held = |permission: Permission| match &act.place {
-        Some(place) => known::covers(&key.principal.scope_of(permission), place),
-        None => key.principal.holds(permission),
-    };
-    if act.permission.is_none_or(held) {
-        Holder::Same
-    } else {
-        gone("it was traded for an API key that does not hold as much any more")
+    let less = || gone("it was traded for an API key that does not hold as much any more");
+    backed(held, act, |name| key.principal.scope_of_named(name), less)
+}
+
+/// Whether what stands behind a token, by permission, holds all that the token
+/// does; where that is not on record, whether it holds what was used.
+fn backed(
+    held: Option<&Held>,
+    act: &Act,
+    reach: impl Fn(&str) -> Scope,
+    less: impl Fn() -> Holder,
+) -> Holder {
+    match held {
+        Some(Held::Unheard(name)) => Holder::Gone(format!("it holds `{name}`, which is none")),
+        Some(Held::This(Grant { permissions, scope })) => {
+            let all = permissions.names().iter().all(|name| reach(name).covers(scope));
+            if all { Holder::Same } else { less() }
+        }
+        None => {
+            let used = |permission: &Arc<str>| {
+                let reach = reach(permission);
+                reach != Scope::NOWHERE && act.place.lies_in(&reach)
+            };
+            let everything =
+                |permission: &Permission| reach(permission.name()) == Scope::Everything;
+            if !act.permission.as_ref().is_none_or(used) {
+                less()
+            } else if Permission::ALL.iter().all(everything) {
+                Holder::Same
+            } else {
+                Holder::Unknown("it may hold more than it used, and then ends".to_owned())
+            }
+        }
     }
 }
 
-fn within(ceiling: &Grant, permission: Permission, place: Option<&str>) -> bool {
-    ceiling.permissions.contains(permission)
-        && place.is_none_or(|place| known::covers(&ceiling.scope, place))
+fn has(permissions: &PermissionSet, name: &str) -> bool {
+    match Permission::parse(name) {
+        Some(own) => permissions.contains(own),
+        None => permissions.contains_foreign(name),
+    }
 }
 
 /// Who calls with a token of the file.

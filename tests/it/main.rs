@@ -70,6 +70,8 @@ mod line_limits;
 #[cfg(test)]
 mod quickstart;
 #[cfg(test)]
+mod replay;
+#[cfg(test)]
 mod rest;
 #[cfg(test)]
 mod roles;

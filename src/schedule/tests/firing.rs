@@ -13,7 +13,11 @@ use tokio_util::sync::CancellationToken;
 use super::house::{House, OWNER, at, caller, claim, id, probe_runner, task_runner, within};
 use crate::{
     authz::System,
-    domain::schedule::{AUTHORIZATION_REVOKED, JobStatus, RunOutcome},
+    domain::{
+        Principal,
+        principal::Source,
+        schedule::{AUTHORIZATION_REVOKED, JobStatus, RunOutcome},
+    },
     engine::{self, Health},
     schedule::{Settings, runners::Ended},
 };
@@ -239,6 +243,36 @@ async fn issue5_a_task_that_is_refused_is_a_failure_with_its_text() {
     assert_eq!((job.status, job.reason.as_deref()), (JobStatus::Failed, Some("refused")));
     let run = house.runs("a").await.remove(0);
     assert_eq!(run.error.as_deref(), Some("template not found: missing"));
+}
+
+#[tokio::test]
+async fn se_63_a_rule_of_a_jwt_stands_for_the_hours_of_the_settings() {
+    const HOUR: i64 = 60 * 60;
+    for (hours, source, late) in [
+        (1, Source::Idp, JobStatus::Held),
+        (2, Source::Idp, JobStatus::Executed),
+        (0, Source::Idp, JobStatus::Executed),
+        // Other credentials are looked up, and count until they are taken back.
+        (1, Source::Database, JobStatus::Executed),
+    ] {
+        let house = House::with(Settings { jwt_grant_hours: hours, ..Settings::default() }).await;
+        let mut owner = Principal::clone(&caller("token", OWNER, "*"));
+        owner.identity.source = source;
+        let owner = Arc::new(owner);
+        house.owners.put(&owner);
+        house.rule_of(&owner, "r", "", task_runner(), 1).await.unwrap();
+        house.job("shop.early", HOUR - 1).await;
+        house.job("shop.late", HOUR).await;
+        house.turn(HOUR - 1);
+        house.settle().await;
+        assert_eq!(house.status("shop.early").await, JobStatus::Executed, "{hours} {source:?}");
+        house.turn(1);
+        house.settle().await;
+        let job = house.get("shop.late").await;
+        assert_eq!(job.status, late, "{hours} {source:?}");
+        let reason = (late == JobStatus::Held).then_some(AUTHORIZATION_REVOKED);
+        assert_eq!(job.reason.as_deref(), reason);
+    }
 }
 
 #[tokio::test]

@@ -74,7 +74,10 @@ impl Owners {
 }
 
 impl Standing for Owners {
-    fn standing(&self, grant: &GrantRef, _now: Timestamp) -> Option<Arc<Principal>> {
+    fn standing(&self, grant: &GrantRef, now: Timestamp) -> Option<Arc<Principal>> {
+        if grant.until.is_some_and(|until| until <= now) {
+            return None;
+        }
         self.0.lock().unwrap().get(&grant.credential_id).cloned()
     }
 }

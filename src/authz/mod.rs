@@ -135,6 +135,17 @@ impl<R: Right> Claim<R> {
         })
     }
 
+    /// Whether a name lies in the scope; then its first segment is where the
+    /// call was allowed.
+    #[must_use]
+    pub fn covers_name(&self, name: &str) -> bool {
+        let covered = self.scope.contains_text(name);
+        if covered {
+            self.call.allowed_in(name.split_once('.').map_or(name, |(segment, _)| segment));
+        }
+        covered
+    }
+
     fn at<P>(&self, place: P) -> Permit<R, P> {
         Permit { call: self.call.clone(), place, right: PhantomData }
     }

@@ -93,7 +93,7 @@ pub fn get(
     id: &Identifier,
 ) -> Result<Arc<Rule>, Error> {
     let bare = scheduler.bare(id);
-    if !claim.scope().contains_text(bare) {
+    if !claim.covers_name(bare) {
         claim.lacks(Permission::RulesRead, [bare]);
         return Err(Error::OutsideScope(id.to_string()));
     }
@@ -132,7 +132,7 @@ pub async fn remove(
     id: &Identifier,
 ) -> Result<Arc<Rule>, Error> {
     let bare = scheduler.bare(id);
-    if !claim.scope().contains_text(bare) {
+    if !claim.covers_name(bare) {
         claim.lacks(Permission::RulesWrite, [bare]);
         return Err(Error::OutsideScope(id.to_string()));
     }
@@ -158,7 +158,7 @@ fn in_scope(
     pattern: &str,
 ) -> Result<(), Error> {
     let bare = scheduler.bare(id);
-    if !claim.scope().contains_text(bare) {
+    if !claim.covers_name(bare) {
         claim.lacks(Permission::RulesWrite, [bare]);
         return Err(Error::OutsideScope(id.to_string()));
     }

@@ -120,6 +120,21 @@ async fn se_44_denials_lie_in_the_callers_chain_and_create_none() {
 }
 
 #[tokio::test]
+async fn se_44_a_rule_lies_in_the_chain_of_whose_it_is() {
+    let server = Server::start().await.with_template().await;
+    let owner = Token::new("owner", &["rules:write", "tasks:create"]).within(&["shop"]).sign();
+    let header = format!("Bearer {owner}");
+    let header = [("authorization", header.as_str())];
+    let rule = json!({"pattern": "shop.r.", "runner": {"type": "task", "template": "shop/order"}});
+    for (verb, rpc, body) in [("PUT", "/SetRule", Some(rule)), ("DELETE", "/RemoveRule", None)] {
+        let (status, answer) = server.json(verb, "/rules/rule.shop.r", &header, body).await;
+        assert!((200..300).contains(&status), "{rpc}: {answer}");
+        let (chain, kept) = record(&server, |one| is(one, rpc, "allowed")).await;
+        assert_eq!((&*chain, &kept["object"]), ("shop", &json!("rule.shop.r")), "{kept}");
+    }
+}
+
+#[tokio::test]
 async fn se_44_what_is_asked_of_namespaces_that_are_not_there_makes_no_chains() {
     let server = Server::start().await.with_template().await;
     let may = ["templates:validate", "tasks:create"];

@@ -169,6 +169,20 @@ fn record(
     operation.audit(stamp, changed, now)
 }
 
+/// The same of a rule. A conventional prefix of its name is nobody's: it lies
+/// where the call was allowed.
+fn record_rule(
+    operation: &mut Operation<'_>,
+    stamp: &Stamp,
+    (id, what): (&Identifier, &str),
+    now: Timestamp,
+) -> Result<()> {
+    let allowed = stamp.origin().and_then(|origin| origin.place());
+    let place = Some(allowed.unwrap_or_else(|| id.segment()));
+    let changed = Changed { place, object: id.as_str(), detail: Some(Detail::Change(what)) };
+    operation.audit(stamp, changed, now)
+}
+
 /// The row that a change answers with; it is done at the statement's end.
 fn one(
     statement: &mut rusqlite::CachedStatement<'_>,
@@ -542,7 +556,7 @@ impl ScheduleStore for Sqlite {
         self.write(move |operation| {
             let done = set_rule(operation, &rule, replaces.as_ref())?;
             if done {
-                record(operation, &stamp, (&rule.id, "rule set"), now)?;
+                record_rule(operation, &stamp, (&rule.id, "rule set"), now)?;
             }
             Ok(done)
         })
@@ -559,7 +573,7 @@ impl ScheduleStore for Sqlite {
                 operation.conn.prepare_cached("DELETE FROM schedule_rule WHERE id = ?1")?;
             let done = delete.execute([rule.id.as_str()])? == 1;
             if done {
-                record(operation, &stamp, (&rule.id, "rule removed"), now)?;
+                record_rule(operation, &stamp, (&rule.id, "rule removed"), now)?;
             }
             Ok(done)
         })

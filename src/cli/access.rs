@@ -177,7 +177,7 @@ pub(super) async fn why_denied(
     }
     output::line(output::word(&told.summary))?;
     output::line("")?;
-    output::table(&["", ""], &told.rows())
+    output::pairs(&told.rows())
 }
 
 /// Permissions, and behind them a namespace: a permission has a colon.

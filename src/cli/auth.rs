@@ -472,7 +472,7 @@ fn generate_token(args: GenerateToken, config: Option<&Path>) -> Result {
             let kind = if permission.starts_with("role:") { "role" } else { "permission" };
             return Err(Error::Usage(format!(
                 "`{permission}` is no {kind}; `bailiwick auth show-permissions` lists them, \
-                 --allow-unknown takes it all the same"
+                 --config FILE knows a server's own, --allow-unknown takes it all the same"
             )));
         }
     }

@@ -127,7 +127,10 @@ pub(super) async fn elevate(args: Elevate, connection: &Connection, format: Form
     match format {
         Format::Json => output::json(&asked),
         Format::Table => {
-            output::note("it holds once somebody else approves it: bailiwick auth approve ID");
+            output::note(format!(
+                "it holds once somebody else approves it: bailiwick auth approve {}",
+                asked.id
+            ));
             output::line(&asked.id)
         }
     }

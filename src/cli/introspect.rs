@@ -185,7 +185,7 @@ fn show(found: &Introspected) -> Result {
         let places = grant.namespaces.join(", ");
         row("holds", Some(format!("{} in {places}", grant.permissions.join(", "))));
     }
-    output::table(&["", ""], &rows)
+    output::pairs(&rows)
 }
 
 /// Asks whether a credential may do something; exit 1 when not.

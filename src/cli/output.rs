@@ -125,7 +125,16 @@ fn encoding(error: &serde_json::Error) -> Error {
 /// Rows under headings, as wide as they need to be. Each row has one line,
 /// whatever stands in it.
 pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> Result {
-    lines(headings, rows).iter().try_for_each(|line| {
+    print(&lines(headings, rows))
+}
+
+/// Names and what they stand for, one below the other.
+pub(crate) fn pairs(rows: &[Vec<String>]) -> Result {
+    print(lines(&["", ""], rows).get(1..).unwrap_or_default())
+}
+
+fn print(lines: &[String]) -> Result {
+    lines.iter().try_for_each(|line| {
         let mut out = io::stdout().lock();
         writeln!(out, "{line}")?;
         Ok(out.flush()?)

@@ -47,7 +47,7 @@ Examples:
   bailiwick audit search --since 1h --outcome denied
   bailiwick audit search --actor alice --permission tasks:cancel --namespace shop
   bailiwick audit search --request-id 6f1c… --format json | jq '.records[0].record'
-  bailiwick audit search --credential bwk_1a2b3c4d --limit 500";
+  bailiwick audit search --credential 1a2b3c4d5e6f --limit 500";
 
 /// Which records.
 #[derive(Args, Debug)]
